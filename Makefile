@@ -1,0 +1,49 @@
+# Everything happens in this folder: a virtual environment .venv, a work folder var, and the package caches.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo serve test check bench lock clean
+
+help:
+	@echo "make demo    a database is backed up, proven, restored and compared, end to end (DATABASE_URL=postgresql://… for your own)"
+	@echo "make test    all tests"
+	@echo "make serve   run the service on http://127.0.0.1:8080"
+	@echo "make check   linters, types, import contracts, tests of the documents"
+	@echo "make bench   speed and memory, side by side with the raw tools"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@echo "== setting up $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "FlexDB needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: setup
+	@echo "== demo: an event becomes a proven backup and a restored database"
+	@$(BIN)/python examples/demo.py
+
+serve: setup
+	@$(BIN)/flexdb serve
+
+test: setup
+	@echo "== tests: servers found are used, others are started from packages, what is skipped is named at the end"
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -rs
+
+check: setup
+	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== mypy" && $(BIN)/mypy
+	@echo "== import contracts" && $(BIN)/lint-imports
+
+bench: setup
+	@$(BIN)/python -m benchmarks
+
+lock:
+	@$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra dev -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

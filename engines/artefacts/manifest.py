@@ -1,0 +1,93 @@
+"""The manifest beside every artefact: what it holds, how it was made and proven, how to restore it."""
+
+from __future__ import annotations
+
+import builtins
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MANIFEST_NAME = "manifest.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # ignore: newer versions may add fields
+
+
+class ObjectCount(_Part):
+    """One table or collection in a dump."""
+
+    name: str
+    kind: str = "table"
+    rows: int | None = None
+    """Rows in the dump's own snapshot; None when they were not counted."""
+
+
+class Evidence(_Part):
+    """One thing that was looked at while verifying, and what was seen."""
+
+    level: int
+    check: str
+    object: str | None = None
+    expected: int | str | None = None
+    found: int | str | None = None
+    ok: bool = True
+
+
+class StoredFile(_Part):
+    """One file of an artefact. `raw_*` are over the tool's own bytes, the others over what is stored."""
+
+    name: str
+    format: str
+    """`pg_dump-custom`, `pg_dump-directory-tar`, `pg_dumpall-sql`, `sqlite-database`."""
+    compression: Literal["none", "zstd"]
+    raw_bytes: int
+    raw_sha256: str
+    bytes: int
+    sha256: str
+
+
+class Verification(_Part):
+    level: int
+    at: datetime
+    evidence: tuple[Evidence, ...] = ()
+
+
+class Manifest(_Part):
+    """Written last, as `manifest.json`: its presence is what publishes an artefact."""
+
+    manifest_version: Literal[1] = 1
+    backup_id: str
+    job_id: str
+    event_id: str
+    connection: str
+    engine: str
+    database: str
+    server_version: str
+    tool: dict[str, str] | None = None
+    flexdb_version: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    started_at: datetime
+    ended_at: datetime
+    seconds: float
+    consistency: str
+    counts: Literal["exact", "none"]
+    objects: tuple[ObjectCount, ...]
+    files: tuple[StoredFile, ...]
+    verification: Verification
+    restore_by_hand: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Stored size of all files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the main (first) file as stored."""
+        return self.files[0].sha256
+
+    def to_bytes(self) -> builtins.bytes:
+        return self.model_dump_json(indent=2).encode() + b"\n"

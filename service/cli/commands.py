@@ -1,0 +1,173 @@
+"""Every command of `flexdb`, by name; what each does lies in a module of its family."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from service.cli import backups, deliveries, jobs, subscriptions
+from service.cli.exits import CommandError, Exit
+from service.cli.options import EventId, Json, Timeout, Wait
+from service.cli.output import write_error
+
+app = typer.Typer(
+    name="flexdb",
+    help="Database work on request: backups that are proven before they are called completed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(backups.app, name="backups")
+app.add_typer(deliveries.app, name="deliveries")
+app.add_typer(subscriptions.app, name="subscriptions")
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run one command and end the process with its exit code."""
+    try:
+        app(arguments)
+    except CommandError as error:
+        write_error(error)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.COMPLETED)
+
+
+@app.command()
+def serve(
+    role: Annotated[str | None, typer.Option(help="all, intake, worker or relay.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = None,
+) -> None:
+    """Run the service until SIGTERM or Ctrl-C; running jobs may finish first."""
+    from service.app import serve as serve_until_stopped
+    from service.cli.client import load_settings
+
+    raise typer.Exit(serve_until_stopped(load_settings(role=role, host=host, port=port)))
+
+
+@app.command()
+def send(
+    operation: Annotated[str, typer.Argument(help="backup, restore, verification, inspection, check …")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Data of the event. JSON where it is JSON; dots nest: latest.connection=shop",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A file with the data as a JSON object, - for standard input."),
+    ] = None,
+    event_id: EventId = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Send an event, wait for its job, end like it.
+
+    Exit codes: 0 completed, 1 failed, 2 refused, 3 canceled, 4 still running.
+    """
+    from service.cli.arguments import parse_fields, read_data
+    from service.cli.sending import send_and_wait
+
+    fields = parse_fields(words or [], read_data(data))
+    raise typer.Exit(
+        send_and_wait(operation, fields, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json)
+    )
+
+
+@app.command()
+def restore(
+    to: Annotated[str, typer.Option("--to", help="Connection to restore into.")],
+    backup_id: Annotated[str | None, typer.Argument(help="The backup; or use --latest.")] = None,
+    latest: Annotated[
+        str | None, typer.Option("--latest", help="The newest undamaged backup of this connection.")
+    ] = None,
+    into: Annotated[
+        str | None, typer.Option("--into", help="Another database there (SQLite: a file beside it).")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="plan only lists, create wants an empty target, replace switches.")
+    ] = "create",
+    include: Annotated[
+        list[str] | None, typer.Option("--include", help="Only these objects; may be repeated.")
+    ] = None,
+    event_id: EventId = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a backup into a database."""
+    from service.cli.sending import send_and_wait
+
+    if (backup_id is None) == (latest is None):
+        raise CommandError(
+            "Name the backup, or give --latest CONNECTION.", "`flexdb backups` lists what there is."
+        )
+    data: dict[str, Any] = {"connection": to, "mode": mode}
+    data |= {"backup_id": backup_id} if backup_id else {"latest": {"connection": latest}}
+    data |= {"into": into} if into is not None else {}
+    data |= {"include": include} if include else {}
+    raise typer.Exit(
+        send_and_wait("restore", data, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json)
+    )
+
+
+@app.command()
+def verify(
+    backup_id: Annotated[str, typer.Argument(help="The backup to prove again.")],
+    level: Annotated[
+        int, typer.Option("--level", min=0, max=3, help="3 restores into a scratch database and compares.")
+    ] = 2,
+    event_id: EventId = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Prove a stored backup again."""
+    from service.cli.sending import send_and_wait
+
+    data = {"backup_id": backup_id, "level": level}
+    raise typer.Exit(
+        send_and_wait("verification", data, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json)
+    )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is configured, what would fail, and how to mend it. Works without a running service."""
+    from service.cli.doctor.command import examine_and_show
+
+    raise typer.Exit(examine_and_show(as_json))
+
+
+@app.command()
+def openapi(as_json: Json = False) -> None:
+    """Print the OpenAPI document (JSON, with and without --json)."""
+    from service.cli.documents import openapi_document
+    from service.cli.output import write_json
+
+    write_json(openapi_document())
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the version."""
+    from service import __version__
+    from service.cli.output import say, write_json
+
+    write_json({"flexdb": __version__, "python": sys.version.split()[0]}) if as_json else say(
+        f"flexdb {__version__}"
+    )

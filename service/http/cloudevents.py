@@ -1,0 +1,136 @@
+"""CloudEvents over HTTP: structured, binary and batched requests become `Event`s.
+
+Sources: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md and
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from handlers.base import Fault
+from service.event import Event
+from service.http.bodies import is_json, parse
+from service.intake import Refused
+
+STRUCTURED = "application/cloudevents+json"
+BATCH = "application/cloudevents-batch+json"
+REQUESTED = ".requested"
+ATTRIBUTE = re.compile(r"^[a-z0-9]+$")
+
+
+def from_structured(value: Any) -> Event:
+    """An event of the JSON format. Raises `Refused`."""
+    if not isinstance(value, dict):
+        raise _invalid(Fault("", "A CloudEvent is a JSON object."))
+    attributes = {name: item for name, item in value.items() if name not in ("data", "data_base64")}
+    if "data" in value and "data_base64" in value:
+        raise _invalid(Fault("/data_base64", "An event has data or data_base64, not both."))
+    data = value.get("data")
+    if "data_base64" in value:
+        data = _decoded(value["data_base64"])
+    return _event(attributes, data)
+
+
+def _decoded(text: Any) -> Any:
+    try:
+        return parse(base64.b64decode(text, validate=True))
+    except (TypeError, ValueError, binascii.Error):
+        raise _invalid(Fault("/data_base64", "This is not base64.")) from None
+
+
+def from_binary(headers: Mapping[str, str], media_type: str, body: bytes) -> Event:
+    """An event whose attributes are `ce-…` headers. Raises `Refused`."""
+    attributes: dict[str, Any] = {}
+    for name, value in headers.items():
+        if name.lower().startswith("ce-"):
+            attributes[name[3:].lower()] = _header_value(name, value)
+    if "datacontenttype" in attributes:
+        raise _invalid(Fault("/datacontenttype", "In binary mode Content-Type says this; leave the header out."))
+    if media_type and not is_json(media_type):
+        raise Refused(415, "unsupported_media_type", "The data of an event is JSON: Content-Type: application/json.")
+    return _event(attributes, parse(body) if body.strip() else None)
+
+
+def _header_value(name: str, value: str) -> str:
+    """Percent-decoded and unquoted, as the binding says; invalid UTF-8 is refused."""
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    try:
+        return unquote_to_bytes(value.encode("utf-8", "surrogateescape")).decode()
+    except UnicodeDecodeError:
+        raise _invalid(Fault(f"/{name[3:].lower()}", "The header is not UTF-8.")) from None
+
+
+def _event(attributes: dict[str, Any], data: Any) -> Event:
+    attributes = {name: value for name, value in attributes.items() if value is not None}
+    faults = [fault for name in ("specversion", "id", "source", "type") if (fault := _required(attributes, name))]
+    faults += [
+        Fault(f"/{name}", "Attribute names hold only a-z and 0-9; values are strings, numbers or booleans.")
+        for name, value in attributes.items()
+        if not ATTRIBUTE.match(name) or isinstance(value, dict | list)
+    ]
+    content_type = attributes.get("datacontenttype")
+    if content_type is not None and not (
+        isinstance(content_type, str) and is_json(content_type.partition(";")[0].strip().lower())
+    ):
+        faults.append(Fault("/datacontenttype", "The data of an event is JSON: application/json."))
+    expires_at, time_faults = _times(attributes)
+    faults += time_faults
+    if faults:
+        raise _invalid(*faults)
+    if data is not None and not isinstance(data, dict):
+        raise Refused(
+            422,
+            "invalid_request",
+            "The data of an event is a JSON object.",
+            (Fault("", "This must be an object."),),
+        )
+    return Event(
+        id=attributes["id"],
+        source=attributes["source"],
+        operation=_operation(attributes["type"]),
+        data=data or {},
+        expires_at=expires_at,
+    )
+
+
+def _required(attributes: Mapping[str, Any], name: str) -> Fault | None:
+    value = attributes.get(name)
+    if not isinstance(value, str) or not value:
+        return Fault(f"/{name}", f"The attribute {name} is required, a string that is not empty.")
+    if name == "specversion" and value != "1.0":
+        return Fault("/specversion", "Only CloudEvents 1.0 is understood.")
+    if name == "source" and re.search(r"[\s<>\"{}|\\^`]", value):
+        return Fault("/source", "The source is a URI reference; percent-encode what is special.")
+    return None
+
+
+def _times(attributes: Mapping[str, Any]) -> tuple[float | None, list[Fault]]:
+    faults, found = [], dict[str, float]()
+    for name in ("time", "expirytime"):
+        if name in attributes:
+            try:
+                at = datetime.fromisoformat(attributes[name])
+                if at.tzinfo is None:
+                    raise ValueError
+                found[name] = at.timestamp()
+            except (TypeError, ValueError, OverflowError):
+                faults.append(Fault(f"/{name}", "This is an RFC 3339 timestamp, like 2026-11-21T03:00:00Z."))
+    return found.get("expirytime"), faults
+
+
+def _operation(kind: str) -> str:
+    if not kind.endswith(REQUESTED):
+        raise Refused(404, "unknown_operation", "The type of an event that asks for work is <operation>.requested.")
+    return kind.removesuffix(REQUESTED)
+
+
+def _invalid(*faults: Fault) -> Refused:
+    return Refused(400, "invalid_event", f"The event is not valid: {faults[0].detail}", faults)

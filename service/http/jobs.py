@@ -1,0 +1,150 @@
+"""Jobs by HTTP: list, one, cancel, retry, and its events as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+from aiohttp import web
+
+from handlers.base import Fault
+from service.http.keys import PARTS, Parts
+from service.http.paging import page_response, wished_limit
+from service.http.problems import problem
+from service.intake import Refused
+from service.jobs import ENDED, Job, Status, links, new_id
+from service.ledger.base import CancelOutcome, HistoryEntry
+
+KEEP_ALIVE_SECONDS = 15.0
+POLL_SECONDS = 2.0
+
+
+def no_such_job() -> Refused:
+    return Refused(404, "job_not_found", "There is no such job; ended jobs are kept FLEXDB_KEEP_JOBS days.")
+
+
+async def _job(request: web.Request) -> Job:
+    job = await request.app[PARTS].ledger.job(request.match_info["id"])
+    if job is None:
+        raise no_such_job()
+    return job
+
+
+def _shown(parts: Parts, job: Job) -> dict[str, Any]:
+    return job.as_json(parts.hub.latest(job.job_id))
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """GET /jobs: newest first, filtered by status, operation and connection."""
+    parts, query = request.app[PARTS], request.query
+    status = query.get("status")
+    if status is not None and status not in tuple(Status):
+        known = ", ".join(Status)
+        raise Refused(
+            422, "invalid_request", f"There is no status {status!r}.", (Fault("/status", f"One of {known}."),)
+        )
+    page = await parts.ledger.jobs(
+        status=status,
+        operation=query.get("operation"),
+        connection=query.get("connection"),
+        cursor=query.get("cursor") or None,
+        limit=wished_limit(query),
+    )
+    return page_response(request, page, lambda job: _shown(parts, job))
+
+
+async def show_job(request: web.Request) -> web.Response:
+    """GET /jobs/{id}."""
+    return web.json_response(_shown(request.app[PARTS], await _job(request)))
+
+
+async def cancel_job(request: web.Request) -> web.Response:
+    """POST /jobs/{id}/cancel: 202 when it is canceled or asked to stop."""
+    parts, job_id = request.app[PARTS], request.match_info["id"]
+    outcome = await parts.ledger.request_cancel(job_id)
+    if outcome is None:
+        raise no_such_job()
+    if outcome is CancelOutcome.ENDED:
+        job = await _job(request)
+        raise Refused(409, "job_ended", f"The job has ended, {job.status.value}.", extra={"job_id": job_id})
+    if outcome is CancelOutcome.REQUESTED:
+        parts.cancel_now(job_id)
+    return web.json_response(_shown(parts, await _job(request)), status=202)
+
+
+async def retry_job(request: web.Request) -> web.Response:
+    """POST /jobs/{id}/retry: 202 with the new job."""
+    parts, job_id = request.app[PARTS], request.match_info["id"]
+    answer = await parts.ledger.retry_job(job_id, new_id())
+    if answer is None:
+        raise no_such_job()
+    if isinstance(answer, Status):
+        return problem(
+            409,
+            "job_not_retryable",
+            f"Only failed and canceled jobs are retried; this one is {answer.value}.",
+            job_id=job_id,
+        )
+    made = await parts.ledger.job(answer.job_id)
+    assert made is not None  # noqa: S101  for mypy: it was committed a moment ago
+    body = {
+        "job_id": made.job_id,
+        "event_id": made.event_id,
+        "operation": made.operation,
+        "status": answer.status.value,
+        "duplicate": False,
+        "links": links(made.job_id, job_id),
+    }
+    return web.json_response(body, status=202, headers={"Location": f"/jobs/{made.job_id}"})
+
+
+async def stream_events(request: web.Request) -> web.StreamResponse:
+    """GET /jobs/{id}/events: server-sent events, the history first, closed after the terminal event."""
+    parts, job = request.app[PARTS], await _job(request)
+    stream = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
+    await stream.prepare(request)
+    with contextlib.suppress(ConnectionResetError):  # the reader has gone: nothing is lost
+        await _stream(parts, job.job_id, request.headers.get("Last-Event-ID"), stream)
+    return stream
+
+
+async def _stream(parts: Parts, job_id: str, last_id: str | None, stream: web.StreamResponse) -> None:
+    loop = asyncio.get_running_loop()
+    seen, ended, spoke = await _seq_of(parts, job_id, last_id), False, loop.time()
+    with parts.hub.following(job_id) as follower:
+        while not ended:
+            job = await parts.ledger.job(job_id)
+            ended = job is None or job.status in ENDED  # asked before the history, so that nothing is missed
+            for entry in await parts.ledger.history(job_id, seen):
+                seen = entry.seq
+                if entry.event is not None:
+                    await stream.write(_message(entry.event_type, entry.event, entry.event_id))
+                    spoke = loop.time()
+            progress = follower.take_progress()
+            if progress is not None and not ended:
+                await stream.write(_message(progress.type, progress.body.decode(), None))
+                spoke = loop.time()
+            if loop.time() - spoke >= KEEP_ALIVE_SECONDS:
+                await stream.write(b": still here\n\n")
+                spoke = loop.time()
+            if not ended:
+                await follower.wait(POLL_SECONDS)
+    await stream.write_eof()
+
+
+async def _seq_of(parts: Parts, job_id: str, event_id: str | None) -> int:
+    """Where the history goes on after `event_id`; 0 (the start) when it is not of this job."""
+    if event_id is None:
+        return 0
+    entries: list[HistoryEntry] = await parts.ledger.history(job_id)
+    return next((entry.seq for entry in entries if entry.event_id == event_id), 0)
+
+
+def _message(kind: str | None, data: str, event_id: str | None) -> bytes:
+    lines = [f"event: {kind}"] + ([f"id: {event_id}"] if event_id else [])
+    compact = json.dumps(json.loads(data), ensure_ascii=False)  # one line, as the format wants it
+    return ("\n".join([*lines, f"data: {compact}"]) + "\n\n").encode()

@@ -1,0 +1,32 @@
+"""Lists by HTTP: `{"data": […], "next_cursor": …}` and a Link to the next page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from handlers.base import Fault
+from service.intake import Refused
+from service.ledger.base import Page
+
+LONGEST_PAGE = 500
+
+
+def wished_limit(query: Mapping[str, str], default: int = 50) -> int:
+    """`limit` of a query, 1 to 500. Raises `Refused` (422)."""
+    text = query.get("limit", str(default))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= LONGEST_PAGE:
+        detail = f"limit is a whole number from 1 to {LONGEST_PAGE}."
+        raise Refused(422, "invalid_request", detail, (Fault("/limit", detail),))
+    return int(text)
+
+
+def page_response(request: web.Request, page: Page, shown: Callable[[Any], Any]) -> web.Response:
+    headers = {}
+    if page.next_cursor is not None:
+        following = request.rel_url.update_query(cursor=page.next_cursor)
+        headers["Link"] = f'<{following}>; rel="next"'
+    body = {"data": [shown(item) for item in page.items], "next_cursor": page.next_cursor}
+    return web.json_response(body, headers=headers)

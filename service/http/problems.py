@@ -1,0 +1,172 @@
+"""Every error as application/problem+json (RFC 9457), with a stable code and what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from engines.errors import FlexError, ObjectMissing, UnknownBackup
+from handlers.base import Fault
+from service.access import NotAuthenticated
+from service.intake import Refused
+from service.ledger.base import InvalidCursor, LedgerUnavailable
+
+log = structlog.get_logger(__name__)
+
+CODES: dict[str, str] = {
+    "malformed_json": "the body is not JSON in UTF-8",
+    "invalid_event": "the CloudEvent lacks an attribute or has a wrong one",
+    "invalid_request": "a field is missing, unknown or wrong; `errors` points at each",
+    "not_authenticated": "neither a token nor a signature was shown",
+    "invalid_token": "the token is wrong",
+    "missing_signature": "a webhook header is missing",
+    "malformed_signature": "the signature headers cannot be read",
+    "stale_signature": "the signed timestamp is too far off",
+    "bad_signature": "no configured secret made this signature",
+    "operation_not_allowed": "a signature alone does not admit this operation",
+    "unknown_operation": "there is no such operation",
+    "not_found": "there is no such route",
+    "job_not_found": "there is no such job",
+    "delivery_not_found": "there is no such delivery",
+    "subscription_not_found": "there is no such subscription",
+    "method_not_allowed": "the route does not take this method",
+    "unsupported_media_type": "the content type is not one the route takes",
+    "too_large": "the body is larger than FLEXDB_MAX_BODY_BYTES",
+    "id_reused": "the id was accepted before with other data",
+    "job_ended": "the job has ended and cannot be canceled",
+    "job_not_retryable": "only failed and canceled jobs can be retried",
+    "queue_full": "FLEXDB_QUEUE_LIMIT jobs are open",
+    "ledger_unavailable": "the ledger cannot be written; nothing was accepted",
+    "bad_request": "the request cannot be read",
+}
+"""Codes of refusals at the door. Codes of failed jobs are the classes of `engines.errors` and those below."""
+
+JOB_CODES: dict[str, str] = {
+    "canceled": "the job was canceled",
+    "expired": "the job had not started by its `expirytime`",
+    "deadline_exceeded": "the job did not end within `deadline_seconds`",
+    "worker_lost": "the service died again and again while it ran this job",
+}
+
+
+def all_codes() -> dict[str, str]:
+    """Every code a caller can meet, at the door or in a failed event, and what it means."""
+    errors: dict[str, str] = {}
+    todo: list[type[FlexError]] = [FlexError]
+    while todo:
+        kind = todo.pop()
+        todo += kind.__subclasses__()
+        if kind.code != "stopped":
+            errors.setdefault(kind.code, kind.default_hint)
+    return CODES | JOB_CODES | dict(sorted(errors.items()))
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    faults: Iterable[Fault] = (),
+    pointer: str = "",
+    headers: dict[str, str] | None = None,
+    **extra: Any,
+) -> web.Response:
+    """One problem as a response; `pointer` is where the data lies in the body (`/data` for CloudEvents)."""
+    return web.Response(
+        status=status,
+        body=json.dumps(problem_body(status, code, detail, faults=faults, pointer=pointer, **extra)).encode(),
+        content_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def problem_body(
+    status: int, code: str, detail: str, *, faults: Iterable[Fault] = (), pointer: str = "", **extra: Any
+) -> dict[str, Any]:
+    """The members of a problem, as RFC 9457 names them."""
+    body: dict[str, Any] = {
+        "type": f"/docs#{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    errors = [{"pointer": f"#{pointer}{fault.pointer}", "detail": fault.detail} for fault in faults]
+    return body | ({"errors": errors} if errors else {}) | extra
+
+
+def refusal_body(refused: Refused, pointer: str) -> dict[str, Any]:
+    return problem_body(
+        refused.status, refused.code, refused.detail, faults=refused.faults, pointer=pointer, **refused.extra
+    )
+
+
+def refusal(refused: Refused, pointer: str = "") -> web.Response:
+    """A refused event as a response."""
+    headers = {"Retry-After": str(refused.retry_after)} if refused.retry_after else None
+    return web.Response(
+        status=refused.status,
+        body=json.dumps(refusal_body(refused, pointer)).encode(),
+        content_type="application/problem+json",
+        headers=headers,
+    )
+
+
+_HTTP_CODES = {
+    404: ("not_found", "There is no such route; GET /openapi.json lists them."),
+    405: ("method_not_allowed", "This route does not take this method; see Allow."),
+    413: ("too_large", "The body is larger than this service takes; send references, not data."),
+    415: ("unsupported_media_type", "The content type is not one this route takes."),
+}
+
+
+def of_exception(error: Exception) -> web.Response | None:
+    """The one table from exceptions to problems; None for what nobody foresaw."""
+    match error:
+        case Refused():
+            return refusal(error)
+        case NotAuthenticated():
+            headers = {"WWW-Authenticate": 'Bearer realm="flexdb"'}
+            return problem(401, error.code, error.detail, headers=headers)
+        case LedgerUnavailable():
+            detail = "The ledger cannot be written now; nothing was accepted. Try again."
+            return problem(503, "ledger_unavailable", detail, headers={"Retry-After": "5"})
+        case InvalidCursor():
+            detail = "The cursor is not one this service gave out; start without it."
+            return problem(422, "invalid_request", detail, faults=[Fault("/cursor", detail)])
+        case UnknownBackup() | ObjectMissing():
+            return problem(404, error.code, f"{error.message} {error.hint}")
+        case FlexError():
+            return problem(503 if error.retryable else 422, error.code, f"{error.message} {error.hint}")
+        case web.HTTPException():
+            code, detail = _HTTP_CODES.get(error.status, ("bad_request", "The request cannot be read."))
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            return problem(error.status, code, detail, headers=allow)
+    return None
+
+
+Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handle) -> web.StreamResponse:
+    """Turns every exception into a problem; the unforeseen is logged whole and told in one sentence."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        found = of_exception(error)
+        assert found is not None  # noqa: S101  for mypy: the table holds HTTPException
+        return found
+    except Exception as error:
+        found = of_exception(error)
+        if found is None:
+            log.exception("request_failed", method=request.method, route=str(request.match_info.route.resource))
+            found = problem(500, "internal_error", "Something went wrong here; the service's log has the details.")
+        return found

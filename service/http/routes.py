@@ -1,0 +1,81 @@
+"""The route table: every call, who may make it, and what it does. The documents are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from handlers.registry import handler_classes
+from service.http import backups, deliveries, docs, events, health, jobs, subscriptions
+from service.http.keys import PARTS, Parts
+from service.http.openapi import asyncapi_document, document
+from service.http.problems import problems
+
+Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str
+    handle: Handle
+    summary: str
+    access: str = "token"
+    """`open`: nothing asked; `token`; `signed`: a token or a source's signature, checked by the door itself."""
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/events", events.post_event, "Take a CloudEvent, structured, binary or batched.", "signed"),
+    Route(
+        "POST",
+        "/hooks/{operation}",
+        events.post_hook,
+        "Take any JSON object as an operation's data.",
+        "signed",
+    ),
+    Route("GET", "/jobs", jobs.list_jobs, "List jobs, newest first."),
+    Route("GET", "/jobs/{id}", jobs.show_job, "Show one job."),
+    Route("POST", "/jobs/{id}/cancel", jobs.cancel_job, "Ask a job to stop."),
+    Route("POST", "/jobs/{id}/retry", jobs.retry_job, "Make a new job like a failed or canceled one."),
+    Route("GET", "/jobs/{id}/events", jobs.stream_events, "Follow a job: server-sent events, the history first."),
+    Route("GET", "/deliveries", deliveries.list_deliveries, "List deliveries of events and every attempt."),
+    Route("POST", "/deliveries/{id}/redeliver", deliveries.redeliver, "Send a delivery again."),
+    Route("GET", "/backups", backups.list_backups, "List backups, newest first."),
+    Route("GET", "/backups/{id}", backups.show_backup, "Show one backup with its manifest."),
+    Route("GET", "/backups/{id}/download", backups.download_backup, "Download a stored file."),
+    Route("GET", "/subscriptions", subscriptions.list_subscriptions, "List subscriptions."),
+    Route("GET", "/subscriptions/{name}", subscriptions.show_subscription, "Show one subscription."),
+    Route("PUT", "/subscriptions/{name}", subscriptions.put_subscription, "Make or replace a subscription."),
+    Route("DELETE", "/subscriptions/{name}", subscriptions.delete_subscription, "Remove a subscription."),
+    Route("GET", "/livez", health.livez, "Does the process answer.", "open"),
+    Route("GET", "/readyz", health.readyz, "Does it take work.", "open"),
+    Route("GET", "/health", health.health, "Can every connection be reached."),
+    Route("GET", "/metrics", health.metrics, "Numbers for Prometheus."),
+    Route("GET", "/openapi.json", docs.openapi, "This interface as OpenAPI 3.1.", "open"),
+    Route("GET", "/asyncapi.json", docs.asyncapi, "The events as AsyncAPI 3.0.", "open"),
+    Route("GET", "/docs", docs.page, "This interface as a page to read.", "open"),
+)
+
+
+def _with_token(handle: Handle) -> Handle:
+    async def checked(request: web.Request) -> web.StreamResponse:
+        access = request.app[PARTS].access
+        if access.by_token(request.headers) is None:
+            access.refuse()
+        return await handle(request)
+
+    return checked
+
+
+def make_app(parts: Parts) -> web.Application:
+    """The application with every route."""
+    app = web.Application(middlewares=[problems], client_max_size=parts.max_body_bytes)
+    app[PARTS] = parts
+    app[docs.OPENAPI] = document(ROUTES, handler_classes())
+    app[docs.ASYNCAPI] = asyncapi_document(handler_classes())
+    for route in ROUTES:
+        handle = _with_token(route.handle) if route.access == "token" else route.handle
+        app.router.add_route(route.method, route.path, handle)
+    return app

@@ -1,0 +1,58 @@
+"""Prefer: wait (RFC 7240): hold an answer until the job ends, or the time is up."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from service.http.keys import Parts
+from service.jobs import ENDED
+
+LONGEST = 300
+POLL_SECONDS = 2.0
+"""News may be lost; the ledger is asked this often anyway."""
+_WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,9})\"?$", re.IGNORECASE)
+
+
+def wished_seconds(headers: Sequence[str]) -> int | None:
+    """Seconds asked for, cut to 300; None when no wait was asked for. What cannot be read is ignored."""
+    for header in headers:
+        for preference in header.split(","):
+            if found := _WAIT.match(preference.partition(";")[0].strip()):
+                return min(int(found[1]), LONGEST)
+    return None
+
+
+async def terminal_event(parts: Parts, job_id: str) -> str | None:
+    """The job's terminal event as JSON text, None while it has not ended."""
+    job = await parts.ledger.job(job_id)
+    if job is None or job.status not in ENDED:
+        return None
+    for entry in reversed(await parts.ledger.history(job_id)):
+        if entry.event is not None:
+            return entry.event
+    return None
+
+
+async def with_wait(parts: Parts, job_id: str, seconds: int, answer: web.Response) -> web.Response:
+    """The terminal event with 200 when the job ends in time, else `answer`."""
+    applied = {"Preference-Applied": f"wait={seconds}"}
+    until = time.monotonic() + seconds
+    with parts.hub.following(job_id) as follower:
+        while True:
+            event = await terminal_event(parts, job_id)
+            left = until - time.monotonic()
+            if event is not None:
+                return web.Response(
+                    body=event.encode(),
+                    content_type="application/cloudevents+json",
+                    charset="utf-8",
+                    headers=applied,
+                )
+            if left <= 0:
+                answer.headers.update(applied)
+                return answer
+            await follower.wait(min(left, POLL_SECONDS))

@@ -1,0 +1,171 @@
+"""Takes an event in: known operation, valid request, seen before or not, and on disk when it returns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from engines.errors import FlexError
+from handlers.base import Claim, Fault, Handler, Request
+from service.access import Principal
+from service.event import Event, digest, join_digest
+from service.jobs import new_id
+from service.ledger.base import Accepted, Busy, IdReused, Ledger, QueueFull, Submission
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+ID_LENGTH = 256
+SOURCE_LENGTH = 1024
+
+
+@dataclass
+class Refused(Exception):
+    """An event that is not accepted: HTTP status, stable code, what to do, and a pointer per fault."""
+
+    status: int
+    code: str
+    detail: str
+    faults: tuple[Fault, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    retry_after: int | None = None
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class Intake:
+    """The one way in, whichever door an event came by."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        handlers: Mapping[str, Handler[Any]],
+        refuse_url: Callable[[str], str | None],
+        *,
+        max_attempts: int = 3,
+    ) -> None:
+        """`refuse_url` says why a callback URL cannot be called, or None."""
+        self._ledger = ledger
+        self._handlers = handlers
+        self._refuse_url = refuse_url
+        self._max_attempts = max_attempts
+
+    @property
+    def handlers(self) -> Mapping[str, Handler[Any]]:
+        return self._handlers
+
+    async def accept(self, event: Event, principal: Principal) -> Accepted:
+        """Returns when the event is on disk. Raises `Refused`, `LedgerUnavailable`."""
+        handler = self.handler(event.operation)
+        if not principal.may_ask_for(event.operation):
+            raise Refused(
+                403,
+                "operation_not_allowed",
+                f"A signature alone does not admit {event.operation!r}; send the request with a token.",
+            )
+        submission = self._submission(event, handler)
+        answer = await self._ledger.accept(submission)
+        if isinstance(answer, Accepted):
+            return answer
+        raise _refusal(answer, submission)
+
+    def handler(self, operation: str) -> Handler[Any]:
+        """Raises `Refused` (404) for an unknown operation."""
+        try:
+            return self._handlers[operation]
+        except KeyError:
+            known = ", ".join(sorted(self._handlers))
+            raise Refused(404, "unknown_operation", f"There is no such operation; known are: {known}.") from None
+
+    def _submission(self, event: Event, handler: Handler[Any]) -> Submission:
+        _refuse_odd_ids(event)
+        request = self._request(event, handler)
+        return Submission(
+            job_id=new_id(),
+            source=event.source,
+            event_id=event.id,
+            operation=event.operation,
+            connection=handler.connection(request),
+            data=to_json(event.data).decode(),
+            digest=digest(event.operation, event.data),
+            join_digest=join_digest(event.operation, event.data),
+            claims=self._claims(handler, request),
+            callback_url=request.callback_url,
+            on_conflict=request.on_conflict,
+            max_attempts=request.max_attempts or self._max_attempts,
+            deadline_seconds=request.deadline_seconds,
+            expires_at=event.expires_at,
+        )
+
+    def _request(self, event: Event, handler: Handler[Any]) -> Request:
+        try:
+            request = handler.request_model.model_validate(event.data, strict=False)
+        except ValidationError as error:
+            raise _invalid(faults_of(error)) from None
+        faults = list(handler.faults(request))
+        if request.callback_url is not None and (why := self._refuse_url(request.callback_url)):
+            faults.append(Fault("/callback_url", why))
+        if faults:
+            raise _invalid(faults)
+        return request
+
+    def _claims(self, handler: Handler[Any], request: Request) -> tuple[Claim, ...]:
+        try:
+            return handler.claims(request)
+        except FlexError as error:
+            raise _invalid([Fault("/connection", f"{error.message} {error.hint}")]) from error
+
+
+def faults_of(error: ValidationError) -> list[Fault]:
+    """A fault per thing the model refused; the refused values are not repeated."""
+    return [
+        Fault("".join(f"/{_escaped(part)}" for part in item["loc"]), item["msg"])
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+
+
+def _escaped(part: int | str) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")
+
+
+def _invalid(faults: list[Fault]) -> Refused:
+    return Refused(422, "invalid_request", "The request is not valid: " + faults[0].detail, tuple(faults))
+
+
+def _refuse_odd_ids(event: Event) -> None:
+    for name, value, longest in (("id", event.id, ID_LENGTH), ("source", event.source, SOURCE_LENGTH)):
+        if not value or len(value) > longest or CONTROL.search(value):
+            raise Refused(
+                400,
+                "invalid_event",
+                f"The event's {name} must have 1 to {longest} characters, none of them a control character.",
+            )
+
+
+def _refusal(answer: IdReused | Busy | QueueFull, submission: Submission) -> Refused:
+    match answer:
+        case IdReused(job_id, accepted):
+            return Refused(
+                409,
+                "id_reused",
+                "This id was accepted before with other data; use a new id for a new request.",
+                extra={"job_id": job_id, "digest": submission.digest, "accepted_digest": accepted},
+            )
+        case Busy(job_id):
+            return Refused(
+                409,
+                "target_busy",
+                "Another job is open on the same target; wait for it, or use on_conflict queue or join.",
+                extra={"job_id": job_id},
+            )
+        case QueueFull(open_jobs):
+            return Refused(
+                429,
+                "queue_full",
+                f"{open_jobs} jobs are open, which is the limit; try again later.",
+                retry_after=5,
+            )

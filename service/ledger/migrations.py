@@ -1,0 +1,77 @@
+"""Brings a ledger's schema up to date: numbered SQL files, each applied once, in one transaction of its own.
+
+`migrations/<dialect>/NNNN_name.sql` holds the files; the table `schema_migrations` says which were applied.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from service.ledger.base import LedgerUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    number: int
+    name: str
+    sql: str
+
+
+def known(dialect: str) -> list[Migration]:
+    """This version's migrations for `sqlite` (a folder per dialect), in order."""
+    folder = resources.files("service.ledger").joinpath("migrations", dialect)
+    found = []
+    for file in folder.iterdir():
+        if file.name.endswith(".sql"):
+            number, _, name = file.name.removesuffix(".sql").partition("_")
+            found.append(Migration(int(number), name, file.read_text(encoding="utf-8")))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+def missing(dialect: str, applied: Sequence[int]) -> list[Migration]:
+    """Those still to be applied. Raises `LedgerUnavailable` for a schema of a later version."""
+    migrations = known(dialect)
+    newest = max((migration.number for migration in migrations), default=0)
+    beyond = max(applied, default=0)
+    if beyond > newest:
+        raise LedgerUnavailable(
+            f"The ledger has schema {beyond}, this version knows {newest}: start the newer version of FlexDB."
+        )
+    return [migration for migration in migrations if migration.number not in set(applied)]
+
+
+def statements(script: str) -> Iterator[str]:
+    """The single statements of a script, triggers in one piece."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        raise ValueError(f"a migration ends in the middle of a statement: {statement.strip()[:80]}")
+
+
+def migrate_sqlite(connection: sqlite3.Connection, now: float) -> None:
+    """Apply what is missing. `connection` must not manage transactions itself (`isolation_level=None`)."""
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations"
+        " (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at REAL NOT NULL)"
+    )
+    applied = [number for (number,) in connection.execute("SELECT number FROM schema_migrations")]
+    for migration in missing("sqlite", applied):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in statements(migration.sql):
+                connection.execute(statement)
+            connection.execute(
+                "INSERT INTO schema_migrations VALUES (?, ?, ?)", (migration.number, migration.name, now)
+            )
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

@@ -1,0 +1,155 @@
+"""Takes events in: many at once where nothing stands against it, else one after the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from handlers.base import Claim
+from service.jobs import Status
+from service.ledger.base import Acceptance, Accepted, Busy, IdReused, QueueFull, Submission
+from service.ledger.bulk import BulkInsert
+from service.ledger.queries import sql
+from service.ledger.writer import Row, Transaction
+
+_EVENTS = BulkInsert(sql.record_events)
+_JOBS = BulkInsert(sql.record_jobs)
+_ACCEPTANCES = BulkInsert(sql.record_acceptances)
+_CALLBACKS = BulkInsert(sql.record_callbacks)
+
+
+def accept_many(tx: Transaction, submissions: Sequence[Submission]) -> list[Acceptance]:
+    """The answers in the order of the submissions."""
+    room = tx.rules.queue_limit - tx.open_jobs
+    if len(submissions) <= room and all(submission.on_conflict == "queue" for submission in submissions):
+        return _record_all(tx, submissions)
+    return [_accept_one(tx, submission) for submission in submissions]
+
+
+def _record_all(tx: Transaction, submissions: Sequence[Submission]) -> list[Acceptance]:
+    """Events first: the primary key decides which are new, repeats inside the batch included."""
+    rows = [(s.source, s.event_id, s.digest, s.job_id) for s in submissions]
+    if _EVENTS.run(tx.db, rows) == len(rows):
+        record_jobs(tx, submissions)
+        return [Accepted(submission.job_id, Status.QUEUED) for submission in submissions]
+    fresh = [submission for submission in submissions if _is_fresh(tx, submission)]
+    record_jobs(tx, fresh)
+    new = {id(submission) for submission in fresh}
+    return [
+        Accepted(submission.job_id, Status.QUEUED) if id(submission) in new else _repeated(tx, submission)
+        for submission in submissions
+    ]
+
+
+def _find(tx: Transaction, submission: Submission) -> Row | None:
+    return tx.one(sql.find_event, source=submission.source, event_id=submission.event_id)
+
+
+def _is_fresh(tx: Transaction, submission: Submission) -> bool:
+    """Whether the event row is the one just inserted for this submission."""
+    row = _find(tx, submission)
+    return row is not None and row["job_id"] == submission.job_id and row["status"] is None
+
+
+def _accept_one(tx: Transaction, submission: Submission) -> Acceptance:
+    if _find(tx, submission) is not None:
+        return _repeated(tx, submission)
+    if submission.on_conflict == "join" and (joined := _join(tx, submission)):
+        return joined
+    if submission.on_conflict == "reject" and (busy := _excluding_job(tx, submission.claims)):
+        return Busy(busy)
+    if tx.open_jobs >= tx.rules.queue_limit:
+        return QueueFull(tx.open_jobs)
+    record_new_event(tx, submission)
+    record_jobs(tx, [submission])
+    return Accepted(submission.job_id, Status.QUEUED)
+
+
+def _repeated(tx: Transaction, submission: Submission) -> Acceptance:
+    """The first acceptance again, or `IdReused` when the content differs."""
+    row = _find(tx, submission)
+    assert row is not None  # noqa: S101  for mypy: callers have seen the event
+    if row["digest"] != submission.digest:
+        return IdReused(row["job_id"], row["digest"])
+    return Accepted(row["job_id"], Status(row["status"]), duplicate=True, joined=bool(row["joined"]))
+
+
+def _join(tx: Transaction, submission: Submission) -> Accepted | None:
+    row = tx.one(sql.joinable_job, join_digest=submission.join_digest)
+    if row is None:
+        return None
+    tx.run(
+        sql.record_joined_event,
+        source=submission.source,
+        event_id=submission.event_id,
+        digest=submission.digest,
+        job_id=row["job_id"],
+    )
+    if submission.callback_url is not None:
+        _CALLBACKS.run(tx.db, [(row["job_id"], submission.callback_url)])
+    return Accepted(row["job_id"], Status(row["status"]), joined=True)
+
+
+def _excluding_job(tx: Transaction, claims: Sequence[Claim]) -> str | None:
+    for claim in claims:
+        row = tx.one(sql.excluding_job, key=claim.key, mode=claim.mode)
+        if row is not None:
+            return str(row["job_id"])
+    return None
+
+
+def record_new_event(tx: Transaction, submission: Submission) -> None:
+    """An event that is known to be new."""
+    _EVENTS.run(tx.db, [(submission.source, submission.event_id, submission.digest, submission.job_id)])
+
+
+def record_jobs(tx: Transaction, submissions: Sequence[Submission], retry_root: str | None = None) -> None:
+    """Rows of new jobs, their first history, where they answer."""
+    if not submissions:
+        return
+    now = tx.now
+    _JOBS.run(tx.db, [_job_row(submission, now, retry_root) for submission in submissions])
+    _ACCEPTANCES.run(tx.db, [(submission.job_id, now) for submission in submissions])
+    callbacks = [(s.job_id, s.callback_url) for s in submissions if s.callback_url is not None]
+    if callbacks:
+        _CALLBACKS.run(tx.db, callbacks)
+    tx.open_jobs += len(submissions)
+    tx.tell("queue")
+
+
+@lru_cache(maxsize=4096)  # most jobs are about a few targets, and this runs for every event
+def _claim_columns(claims: tuple[Claim, ...]) -> tuple[str, int, str]:
+    """`claims`, `claim_count`, `lane`. One claim per key: exclusive outdoes shared.
+
+    Jobs of one lane wait for the same key: the first exclusive claim's, else the first shared one's.
+    """
+    modes: dict[str, str] = {}
+    for claim in claims:
+        if modes.get(claim.key) != "exclusive":
+            modes[claim.key] = claim.mode
+    lanes = ["x" + key for key, mode in modes.items() if mode == "exclusive"] + ["s" + key for key in modes]
+    return json.dumps(modes, ensure_ascii=False), len(modes), lanes[0] if lanes else ""
+
+
+def _job_row(submission: Submission, now: float, retry_root: str | None) -> tuple[Any, ...]:
+    seconds = submission.deadline_seconds
+    return (
+        submission.job_id,
+        submission.source,
+        submission.event_id,
+        submission.operation,
+        submission.connection,
+        submission.data,
+        submission.join_digest,
+        *_claim_columns(submission.claims),
+        submission.max_attempts,
+        now,
+        now,
+        seconds,
+        None if seconds is None else now + seconds,
+        submission.expires_at,
+        submission.retry_of,
+        retry_root,
+    )

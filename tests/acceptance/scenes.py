@@ -1,0 +1,69 @@
+"""A shop database, the service that backs it up and a receiver of its webhooks, started and ended together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+
+from tests.acceptance.service_process import RunningService
+from tests.acceptance.webhook_receiver import Receiver, receiving
+from tests.acceptance.worlds import PostgresWorld, SQLiteWorld, World
+
+POSTGRES_15 = os.environ.get("FLEXDB_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    world: World
+    service: RunningService
+    receiver: Receiver
+
+    @property
+    def postgres(self) -> PostgresWorld:
+        assert isinstance(self.world, PostgresWorld)
+        return self.world
+
+    def back_up(self, **data: object) -> str:
+        """A good backup of the shop; its id."""
+        return str(self.service.complete("backup", {"connection": "shop"} | data)["backup_id"])
+
+    def job_ids(self) -> list[str]:
+        if not self.service.ledger_file.exists():
+            return []
+        return [row["job_id"] for row in self.service.rows("SELECT job_id FROM jobs")]
+
+
+@contextmanager
+def open_scene(
+    folder: Path, world: World, settings: Mapping[str, str] | None = None, *, orders: int = 500
+) -> Iterator[Scene]:
+    """Everything started is ended, everything made is removed; the service's log is printed for pytest to show."""
+    with receiving() as receiver:
+        service = RunningService(folder / "service", {"shop": world.url}, settings)
+        scene = Scene(world, service, receiver)
+        try:
+            world.fill(orders)
+            service.start()
+            yield scene
+        finally:
+            service.close()
+            print(f"--- the service's log ({service.log})\n{service.last_words()}")
+            world.close(scene.job_ids())
+
+
+def answers(url: str) -> bool:
+    """Whether a PostgreSQL server can be reached."""
+    try:
+        psycopg2.connect(url, connect_timeout=3).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def world_of(kind: str, folder: Path) -> World:
+    return SQLiteWorld(folder / "databases") if kind == "sqlite" else PostgresWorld(POSTGRES_15)

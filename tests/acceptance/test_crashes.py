@@ -1,0 +1,361 @@
+"""SIGKILL of the real service in every phase of a job; after the restart nothing is lost, doubled or half done."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.acceptance.audit import audit, loose_files, tools_are_gone
+from tests.acceptance.scenes import POSTGRES_15, Scene, answers, open_scene, world_of
+from tests.acceptance.service_process import RunningService, until
+from tests.acceptance.webhook_receiver import bodies_by_id
+from tests.acceptance.worlds import PostgresWorld, World
+
+BIG = 40_000
+"""Orders of a kilobyte: dump and restore take long enough to be met in the middle."""
+TRIES = 25
+"""For moments of a millisecond: how often they are tried for."""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def big(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    if request.param == "postgres" and not answers(POSTGRES_15):
+        pytest.skip("no PostgreSQL server answers; name one in FLEXDB_TEST_POSTGRES_URL")
+    with open_scene(tmp_path, world_of(request.param, tmp_path), orders=BIG) as scene:
+        yield scene
+
+
+def nothing_half_built(scene: Scene) -> None:
+    until(lambda: not scene.world.half_built(scene.job_ids()), 15)
+
+
+def is_listed(scene: Scene, backup_id: str) -> bool:
+    return backup_id in {backup["backup_id"] for backup in scene.service.get("/backups")["data"]}
+
+
+def status_on_disk(service: RunningService, job_id: str) -> str:
+    """What the ledger's file says, with the service dead."""
+    return str(service.rows("SELECT status FROM jobs WHERE job_id = ?", job_id)[0]["status"])
+
+
+# ---------------------------------------------------------------- after the 202
+
+
+class Burst:
+    """Many callers at once, each noting what was answered 202."""
+
+    def __init__(self, service: RunningService, callers: int = 8) -> None:
+        self.answered: dict[str, str] = {}
+        """Idempotency key to job."""
+        self._service = service
+        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(callers)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self, caller: int) -> None:
+        for number in range(10_000):
+            key = f"burst-{caller}-{number}"
+            try:
+                answer = self._service.hook("check", {"connection": "shop"}, key=key)
+            except OSError:
+                return  # killed before it answered: nothing was promised
+            except ValueError:
+                return  # killed in the middle of an answer
+            assert answer.status == 202, answer.body
+            self.answered[key] = answer.json["job_id"]
+
+
+def test_every_202_of_a_burst_has_its_job_after_a_kill_in_its_middle(scene: Scene) -> None:
+    burst = Burst(scene.service)
+    burst.start()
+    until(lambda: len(burst.answered) >= 60)
+    scene.service.kill()
+    burst.join()
+    scene.service.restart()
+    for job_id in burst.answered.values():
+        assert scene.service.ended(job_id)["status"] == "succeeded"
+    for key, job_id in list(burst.answered.items())[-20:]:
+        again = scene.service.hook("check", {"connection": "shop"}, key=key)
+        assert (again.status, again.json["job_id"], again.json["duplicate"]) == (202, job_id, True)
+    audit(scene.service, burst.answered.values())
+
+
+def test_a_backup_accepted_right_before_a_kill_is_made_and_told_of_once(scene: Scene) -> None:
+    good = scene.back_up()
+    job_id = scene.service.send("backup", {"connection": "shop", "callback_url": scene.receiver.url})
+    scene.service.kill()
+    scene.service.restart()
+    assert scene.service.ended(job_id)["status"] == "succeeded"
+    scene.receiver.first_of(job_id)
+    audit(scene.service, [job_id], scene.receiver.all)
+    assert is_listed(scene, good)
+
+
+# ---------------------------------------------------------------- during the dump
+
+
+def test_a_kill_while_pg_dump_runs_leaves_neither_tool_nor_session_nor_file(postgres_scene: Scene) -> None:
+    scene, world = postgres_scene, postgres_scene.postgres
+    good = scene.back_up()
+    with world.locked():
+        job_id = scene.service.send("backup", {"connection": "shop", "callback_url": scene.receiver.url})
+        until(lambda: waits_for_lock(scene, job_id))
+        tools = scene.service.kill()
+        tools_are_gone(tools)
+        scene.service.restart()
+        until(lambda: newer_attempt_works(world, job_id))
+    job = scene.service.ended(job_id)
+    assert (job["status"], job["attempts"]) == ("succeeded", 2)
+    scene.receiver.first_of(job_id)
+    audit(scene.service, [job_id], scene.receiver.all)
+    assert is_listed(scene, good)
+
+
+def waits_for_lock(scene: Scene, job_id: str) -> bool:
+    """The dump has begun and cannot go on; `pg_dump` itself runs where it runs before the counting."""
+    sessions = scene.postgres.sessions(job_id)
+    return any("LOCK TABLE" in query for _, _, query in sessions) and bool(tool_names(scene.service))
+
+
+def tool_names(service: RunningService) -> set[str]:
+    names = set()
+    for tool in service.tools():
+        try:
+            names.add(tool.name())
+        except psutil.NoSuchProcess:
+            continue
+    return names & {"pg_dump", "pg_restore"}
+
+
+def newer_attempt_works(world: PostgresWorld, job_id: str) -> bool:
+    """True once a later attempt dumps; no session of an older token may be on the database by then."""
+    tokens = {token for token, database, _ in world.sessions(job_id) if database == world.name}
+    dumping = any("LOCK TABLE" in query for _, _, query in world.sessions(job_id))
+    assert len(tokens) <= 1 or not dumping, f"sessions of the attempts {sorted(tokens)} at once"
+    return dumping and min(tokens) > 1
+
+
+def unfinished(service: RunningService) -> bool:
+    """A dump is on its way into storage."""
+    return any(".part-" in path for path in service.stored())
+
+
+def staging(service: RunningService) -> bool:
+    """An attempt has put something into its own folder."""
+    return any(path.is_file() for path in (service.home / "work").rglob("*"))
+
+
+@pytest.mark.parametrize("moment", [staging, unfinished])
+def test_a_kill_while_a_big_file_is_dumped_leaves_no_half_artefact(
+    big: Scene, moment: Callable[[RunningService], bool]
+) -> None:
+    if moment is staging and big.world.kind == "postgres":
+        pytest.skip("pg_dump streams: an artefact of one file is not staged")
+    good = big.back_up()
+    job_id = big.service.send("backup", {"connection": "shop", "callback_url": big.receiver.url})
+    until(lambda: moment(big.service), pause=0.0005)
+    tools = big.service.kill()
+    tools_are_gone(tools)
+    assert status_on_disk(big.service, job_id) == "running"
+    assert loose_files(big.service) or staging(big.service), "killed too late to leave anything"
+    big.service.restart()
+    assert big.service.ended(job_id)["status"] == "succeeded"
+    big.receiver.first_of(job_id)
+    audit(big.service, [job_id], big.receiver.all)
+    assert not staging(big.service)
+    assert is_listed(big, good)
+
+
+# ---------------------------------------------------------------- between publishing and commit
+
+
+@contextmanager
+def held_ledger(service: RunningService) -> Iterator[Callable[[], bool]]:
+    """Gives a function that keeps the service from committing: True when it came in time for this job."""
+    with closing(sqlite3.connect(service.ledger_file, timeout=2, isolation_level=None)) as db:
+
+        def hold() -> bool:
+            db.execute("BEGIN IMMEDIATE")
+            row = db.execute("SELECT status FROM jobs ORDER BY seq DESC LIMIT 1").fetchone()
+            if row[0] == "running":
+                return True
+            db.execute("ROLLBACK")
+            return False
+
+        yield hold
+
+
+def publishing(service: RunningService, known: set[str]) -> bool:
+    """The manifest is being written, or is there: the lease was confirmed, the commit comes next."""
+    folder = service.storage / "shop"
+    for backup in os.scandir(folder) if folder.exists() else ():
+        if backup.name not in known:
+            try:
+                if any("manifest.json" in entry.name for entry in os.scandir(backup.path)):
+                    return True
+            except FileNotFoundError:
+                continue
+    return False
+
+
+def test_a_kill_between_publishing_and_commit_keeps_the_artefact_and_makes_no_second(scene: Scene) -> None:
+    jobs: list[str] = []
+    while not killed_before_commit(scene, jobs):
+        assert len(jobs) < TRIES, f"not met in {TRIES} backups"
+        scene.service.ended(jobs[-1])
+    job_id, published = jobs[-1], manifest_of(scene.service, jobs[-1])
+    assert published is not None
+    assert status_on_disk(scene.service, job_id) == "running"
+    scene.service.restart()
+    job = scene.service.ended(job_id)
+    assert (job["status"], job["attempts"]) == ("succeeded", 2)
+    assert job["result"]["backup_id"] == published.parent.name, "another was told of than was published"
+    assert [path for path in scene.service.stored() if job_id in path and path.endswith("manifest.json")] == [
+        f"shop/{published.parent.name}/manifest.json"
+    ]
+    scene.receiver.first_of(job_id)
+    audit(scene.service, jobs, scene.receiver.all)
+    assert is_listed(scene, published.parent.name)
+
+
+def killed_before_commit(scene: Scene, jobs: list[str]) -> bool:
+    """One backup; True when the service was killed with its artefact published and nothing of it committed."""
+    service = scene.service
+    folder = service.storage / "shop"
+    known = {entry.name for entry in os.scandir(folder)} if folder.exists() else set()
+    with held_ledger(service) as hold:
+        jobs.append(service.send("backup", {"connection": "shop", "callback_url": scene.receiver.url}))
+        until(lambda: publishing(service, known), pause=0)
+        if hold():
+            until(lambda: manifest_of(service, jobs[-1]))
+            service.kill()
+            return True
+    return False
+
+
+def manifest_of(service: RunningService, job_id: str) -> Path | None:
+    return next(service.storage.glob(f"shop/*{job_id}*/manifest.json"), None)
+
+
+# ---------------------------------------------------------------- between commit and delivery
+
+
+def test_an_event_refused_before_a_kill_comes_again_with_the_same_id_and_bytes(scene: Scene) -> None:
+    scene.receiver.status = 503
+    job_id = scene.service.send("backup", {"connection": "shop", "callback_url": scene.receiver.url})
+    scene.receiver.first_of(job_id)
+    scene.service.kill()
+    assert status_on_disk(scene.service, job_id) == "succeeded"
+    before = len(scene.receiver.of(job_id))
+    scene.receiver.status = 204
+    scene.service.restart()
+    until(lambda: len(scene.receiver.of(job_id)) > before)
+    delivered_once_in_the_end(scene, job_id)
+
+
+def test_an_event_whose_receiver_hung_during_a_kill_comes_again_with_the_same_id_and_bytes(
+    scene: Scene,
+) -> None:
+    scene.receiver.hanging.set()
+    job_id = scene.service.send("backup", {"connection": "shop", "callback_url": scene.receiver.url})
+    scene.receiver.first_of(job_id)
+    scene.service.kill()
+    assert status_on_disk(scene.service, job_id) == "succeeded"
+    scene.receiver.release()
+    scene.service.restart()
+    until(lambda: len(scene.receiver.of(job_id)) > 1)
+    delivered_once_in_the_end(scene, job_id)
+
+
+def delivered_once_in_the_end(scene: Scene, job_id: str) -> None:
+    """No attempt follows the one that was answered with success."""
+    until(lambda: not scene.service.rows("SELECT 1 FROM deliveries WHERE status = 'pending'"))
+    came_as = bodies_by_id(scene.receiver.of(job_id))
+    assert list(came_as) == [f"{job_id}/terminal"]
+    assert len(came_as[f"{job_id}/terminal"]) == 1
+    came = len(scene.receiver.of(job_id))
+    audit(scene.service, [job_id], scene.receiver.all)
+    assert len(scene.receiver.of(job_id)) == came
+
+
+# ---------------------------------------------------------------- during a restore
+
+
+def restore_of(world: World, mode: str, backup_id: str, url: str) -> dict[str, object]:
+    request: dict[str, object] = {
+        "connection": "shop",
+        "backup_id": backup_id,
+        "mode": mode,
+        "callback_url": url,
+    }
+    return request | ({"into": world.copy} if mode == "create" else {})
+
+
+@pytest.mark.parametrize("mode", ["create", "replace"])
+def test_a_kill_during_a_restore_leaves_the_target_as_it_was_and_the_next_attempt_completes_it(
+    big: Scene, mode: str
+) -> None:
+    backed_up = big.world.contents()
+    good = big.back_up()
+    big.world.change()
+    target = big.world.copy if mode == "create" else None
+    before = big.world.contents(target)
+    job_id = big.service.send("restore", restore_of(big.world, mode, good, big.receiver.url))
+    until(lambda: big.world.half_built([job_id]), pause=0.001)
+    tools = big.service.kill()
+    tools_are_gone(tools)
+    assert status_on_disk(big.service, job_id) == "running"
+    assert big.world.contents(target) == before, "the target was touched before the restore was whole"
+    big.service.restart()
+    assert big.service.ended(job_id)["status"] == "succeeded"
+    assert big.world.contents(target) == backed_up
+    big.receiver.first_of(job_id)
+    audit(big.service, [job_id], big.receiver.all)
+    nothing_half_built(big)
+    assert is_listed(big, good)
+
+
+@pytest.mark.parametrize("mode", ["create", "replace"])
+def test_a_kill_between_the_switch_of_a_restore_and_its_commit_ends_as_completed(
+    scene: Scene, mode: str
+) -> None:
+    backed_up = scene.world.contents()
+    good = scene.back_up()
+    target = scene.world.copy if mode == "create" else None
+    hit = False
+    for _ in range(TRIES):
+        if mode == "create":
+            scene.world.remove(scene.world.copy)
+        else:
+            scene.world.change()
+        with held_ledger(scene.service) as hold, scene.world.watching(target) as is_another:
+            job_id = scene.service.send("restore", restore_of(scene.world, mode, good, scene.receiver.url))
+            until(is_another, pause=0)
+            hit = hold()
+            if hit:
+                scene.service.kill()
+        if hit:
+            break
+        scene.service.ended(job_id)
+    assert hit, f"not met in {TRIES} restores"
+    assert scene.world.contents(target) == backed_up
+    scene.service.restart()
+    job = scene.service.ended(job_id)
+    assert (job["status"], job["error"]) == ("succeeded", None)
+    assert scene.world.contents(target) == backed_up
+    scene.receiver.first_of(job_id)
+    audit(scene.service, [job_id], scene.receiver.all)
+    nothing_half_built(scene)

@@ -1,0 +1,289 @@
+"""One case per engine: how the behaviour suite makes, fills, changes and looks at databases of its kind."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg2
+from psycopg2 import sql
+
+from engines.artefacts.manifest import Manifest, Verification
+from engines.artefacts.reading import Artefact
+from engines.artefacts.writing import ArtefactWriter, Compression
+from engines.base import (
+    BackupEngine,
+    BackupOptions,
+    CheckEngine,
+    InspectionEngine,
+    RestoreEngine,
+    Target,
+    VerificationEngine,
+)
+from engines.postgres import PostgresEngine
+from engines.run import Run, StopToken
+from engines.sqlite import SQLiteEngine
+from engines.storage.base import Store
+
+POSTGRES_URL = os.environ.get("FLEXDB_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
+ROWS = {"customers": 8, "orders": 100, "noise": 60, 'odd "name" ü': 3}
+"""What `filled` puts into a database. `noise` cannot be compressed, so that artefacts have some size."""
+
+
+class FullEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, VerificationEngine):
+    """What the suite asks of an engine; only its type is used."""
+
+
+class EngineCase(ABC):
+    """Databases of one kind, made for one test and gone after it."""
+
+    engine: FullEngine
+    kind: str
+    takes_include = False
+
+    @abstractmethod
+    def absent(self) -> Target:
+        """A database that does not exist; whatever is made of it is removed at the end."""
+
+    @abstractmethod
+    def empty(self) -> Target:
+        """A database that exists and holds no user object."""
+
+    @abstractmethod
+    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
+        """One statement, committed; once per row with `%s` for each value when there are any."""
+
+    @abstractmethod
+    def rows(self, target: Target) -> dict[str, int]:
+        """Every user table with its rows, counted without the engine under test."""
+
+    @abstractmethod
+    def exists(self, target: Target) -> bool: ...
+
+    @abstractmethod
+    def leftovers(self, target: Target) -> list[str]:
+        """Databases or files of FlexDB's own making that are there beside the target."""
+
+    @abstractmethod
+    @contextmanager
+    def open_transaction(self, target: Target) -> Iterator[Any]:
+        """A driver's cursor; commits at the end."""
+
+    def filled(self) -> Target:
+        target = self.empty()
+        fill(self, target)
+        return target
+
+
+def fill(case: EngineCase, target: Target) -> None:
+    blob = "bytea" if case.kind == "postgres" else "blob"
+    case.run(target, "CREATE TABLE customers (id integer PRIMARY KEY, name text NOT NULL)")
+    case.run(
+        target,
+        "CREATE TABLE orders (id integer PRIMARY KEY, customer integer REFERENCES customers, cents integer)",
+    )
+    case.run(target, "CREATE INDEX orders_by_customer ON orders (customer)")
+    case.run(target, "CREATE VIEW dear_orders AS SELECT * FROM orders WHERE cents > 5000")
+    case.run(target, f"CREATE TABLE noise (id integer PRIMARY KEY, data {blob})")
+    case.run(target, 'CREATE TABLE "odd ""name"" ü" (id integer PRIMARY KEY, "select" text)')
+    case.run(target, "INSERT INTO customers VALUES (%s, %s)", *((n, f"name {n}") for n in range(8)))
+    case.run(target, "INSERT INTO orders VALUES (%s, %s, %s)", *((n, n % 8, n * 100) for n in range(100)))
+    noise = random.Random(1)  # the same in every run
+    case.run(target, "INSERT INTO noise VALUES (%s, %s)", *((n, noise.randbytes(5000)) for n in range(60)))
+    case.run(target, 'INSERT INTO "odd ""name"" ü" VALUES (%s, %s)', *((n, "x") for n in range(3)))
+
+
+class SQLiteCase(EngineCase):
+    kind = "sqlite"
+
+    def __init__(self, folder: Path, journal: str = "wal") -> None:
+        self.engine: Any = SQLiteEngine(busy_seconds=0.5)
+        self._folder = folder
+        self._journal = journal
+
+    def absent(self) -> Target:
+        path = self._folder / f"db-{uuid.uuid4().hex[:8]} with space%.sqlite"
+        target: Target = self.engine.target("shop", f"sqlite:///{quote(str(path))}")
+        return target
+
+    def empty(self) -> Target:
+        target = self.absent()
+        with self._open(target, "rwc") as connection:
+            connection.execute(f"PRAGMA journal_mode = {self._journal}")
+        return target
+
+    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
+        with self._open(target, "rw") as connection, connection:
+            if rows:
+                connection.executemany(statement.replace("%s", "?"), rows)
+            else:
+                connection.execute(statement)
+
+    def rows(self, target: Target) -> dict[str, int]:
+        with self._open(target, "ro") as connection:
+            names = [
+                row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            ]
+            quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}
+            return {
+                name: connection.execute(f"SELECT count(*) FROM {safe}").fetchone()[0]
+                for name, safe in quoted.items()
+            }
+
+    def exists(self, target: Target) -> bool:
+        return Path(target.database).exists()
+
+    def leftovers(self, target: Target) -> list[str]:
+        return sorted(path.name for path in self._folder.iterdir() if path.name.startswith(".flexdb"))
+
+    @contextmanager
+    def open_transaction(self, target: Target) -> Iterator[Any]:
+        with self._open(target, "rw") as connection, connection:
+            yield connection
+
+    @contextmanager
+    def _open(self, target: Target, mode: str) -> Iterator[sqlite3.Connection]:
+        uri = f"file:{quote(target.database)}?mode={mode}"
+        with closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
+            yield connection
+
+
+class PostgresCase(EngineCase):
+    kind = "postgres"
+    takes_include = True
+
+    def __init__(self, server: str) -> None:
+        self.engine: Any = PostgresEngine(None)
+        self._server = server.rpartition("/")[0]
+        self._made: list[str] = []
+
+    def absent(self) -> Target:
+        name = f"flexdb_suite_{uuid.uuid4().hex[:12]}"
+        self._made.append(name)
+        target: Target = self.engine.target("shop", f"{self._server}/{name}")
+        return target
+
+    def empty(self) -> Target:
+        target = self.absent()
+        with self._maintenance() as cursor:
+            cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(target.database)))
+        return target
+
+    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
+        with self.open_transaction(target) as cursor:
+            for row in rows or (None,):
+                cursor.execute(statement, row)
+
+    def rows(self, target: Target) -> dict[str, int]:
+        with self.open_transaction(target) as cursor:
+            cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            found = {}
+            for (name,) in cursor.fetchall():
+                cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(name)))
+                found[name] = cursor.fetchone()[0]
+            return found
+
+    def exists(self, target: Target) -> bool:
+        with self._maintenance() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (target.database,))
+            return cursor.fetchone() is not None
+
+    def leftovers(self, target: Target) -> list[str]:
+        with self._maintenance() as cursor:
+            cursor.execute("SELECT datname FROM pg_database WHERE datname ~ %s", (f"^flexdb_.*{JOB}",))
+            return [row[0] for row in cursor.fetchall()]
+
+    @contextmanager
+    def open_transaction(self, target: Target) -> Iterator[Any]:
+        with (
+            closing(psycopg2.connect(f"{self._server}/{target.database}")) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            yield cursor
+
+    @contextmanager
+    def _maintenance(self) -> Iterator[Any]:
+        with closing(psycopg2.connect(f"{self._server}/postgres")) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+
+    def close(self) -> None:
+        with self._maintenance() as cursor:
+            for name in self._made:
+                drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+                cursor.execute(drop.format(sql.Identifier(name)))
+
+
+JOB = f"suite{uuid.uuid4().hex[:12]}"
+"""The job id of every run in this process, so that suites running beside each other do not meet."""
+
+
+@dataclass
+class Bench:
+    """A store, a workspace and what it takes to make runs and artefacts."""
+
+    store: Store
+    workspace: Path
+    runs: int = 0
+    reports: list[Any] = field(default_factory=list)
+
+    def run(self, **changes: Any) -> Run:
+        self.runs += 1
+        given: dict[str, Any] = {"listener": self.reports.append, "stop": StopToken()} | changes
+        return Run(JOB, self.runs, self.workspace, event_id="event-1", **given)
+
+    def back_up(
+        self,
+        case: EngineCase,
+        target: Target,
+        run: Run | None = None,
+        *,
+        compression: str = "zstd",
+        **options: Any,
+    ) -> Artefact:
+        """An artefact as the backup handler makes it, its manifest in the store; discarded on failure."""
+        run = run or self.run()
+        out = ArtefactWriter(self.store, f"shop/backup-{run.token}", Compression.parse(compression))
+        try:
+            dump = case.engine.backup(target, BackupOptions(**options), out, run)
+        except BaseException:
+            out.discard()
+            raise
+        now = datetime.now(UTC)
+        manifest = Manifest(
+            backup_id=f"backup-{run.token}",
+            job_id=run.job_id,
+            event_id=run.event_id,
+            connection=target.connection,
+            engine=target.engine,
+            database=target.database,
+            server_version=dump.server_version,
+            flexdb_version="0",
+            options=dump.options,
+            started_at=now,
+            ended_at=now,
+            seconds=0,
+            consistency=dump.consistency,
+            counts="exact" if dump.counts == "exact" else "none",
+            objects=dump.objects,
+            files=tuple(out.files),
+            verification=Verification(level=0, at=now),
+            restore_by_hand=dump.restore_by_hand,
+        )
+        self.store.put(f"{out.folder}/manifest.json", manifest.to_bytes())
+        return Artefact(self.store, out.folder, manifest)
+
+    def stored(self) -> list[str]:
+        return [found.key for found in (*self.store.list(), *self.store.unfinished())]
