@@ -137,7 +137,7 @@ class Engine(ABC):
     def into(self, target: Target, database: str) -> Target:
         """The same server, another database (SQLite: a plain file name beside the target)."""
 
-    def end_older_sessions(self, target: Target, run: Run) -> None:
+    def end_older_sessions(self, target: Target, run: Run) -> None:  # noqa: B027  doing nothing is right for most
         """End what an earlier attempt of this job left working on the target, and see it gone.
 
         Raises `TargetBusy` when it does not go in time. Engines without server sessions do nothing.

@@ -283,6 +283,13 @@ def feeding(command: Command, run: Run) -> Iterator[ToolInput]:
         yield ToolInput(process, run.stop)
 
 
+@contextmanager
+def conversing(command: Command, run: Run) -> Iterator[tuple[ToolInput, ToolOutput]]:
+    """Like `feeding`, for a tool that answers: what it writes must be read as it comes."""
+    with _running(command, run.stop, subprocess.PIPE, subprocess.PIPE) as process:
+        yield ToolInput(process, run.stop), ToolOutput(process, run.stop)
+
+
 def carry_out(command: Command, run: Run, tick: Callable[[], None] | None = None) -> None:
     """Run a tool that reads and writes files itself; `tick` is called now and then, to report progress."""
     with _running(command, run.stop, subprocess.DEVNULL, subprocess.DEVNULL) as process:
@@ -315,4 +322,14 @@ def answer(command: Command, seconds: float = 15.0) -> str:
     return redact(taken.decode(errors="replace"), command.secrets)
 
 
-__all__ = ["Command", "ToolInput", "ToolOutput", "answer", "carry_out", "feeding", "reading", "redact"]
+__all__ = [
+    "Command",
+    "ToolInput",
+    "ToolOutput",
+    "answer",
+    "carry_out",
+    "conversing",
+    "feeding",
+    "reading",
+    "redact",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from engines.base import Engine, Target
 from engines.errors import InvalidTarget, UnsupportedOperation
@@ -53,6 +53,7 @@ class EngineRegistry:
         Raises `UnsupportedOperation` when it lacks it.
         """
         engine = self.by_kind(target.engine)
-        if not isinstance(capability, type) or not isinstance(engine, capability):
+        promised: Any = capability  # a class; as `type[E]` it could not be an abstract one
+        if not isinstance(engine, promised):
             raise UnsupportedOperation(f"The engine {engine.kind!r} has no {operation}.")
-        return engine
+        return cast("E", engine)

@@ -14,7 +14,6 @@ from handlers.ports import Catalogue, Connections, Stores
 from handlers.restore import RestoreHandler
 from handlers.verification import VerificationHandler
 
-
 HANDLERS: tuple[type[Handler[Any]], ...] = (
     CheckHandler,
     InspectionHandler,

@@ -52,7 +52,7 @@ class RestoreRequest(Request):
     )
     mode: Literal["plan", "create", "replace"] = Field(
         default="create",
-        description="`plan` only lists; `create` wants an absent or empty target; `replace` builds beside it and switches.",
+        description="`plan` only lists; `create` wants an absent or empty target; `replace` switches at the end.",
     )
     include: tuple[Annotated[str, StringConstraints(min_length=1, max_length=300)], ...] = Field(
         default=(), description="Only these objects, written as in a backup's `include`."

@@ -65,7 +65,8 @@ class Service:
         self.home = Home(settings.home)
         if not settings.listens_on_loopback and settings.token is None:
             raise CannotStart(
-                f"FLEXDB_HOST is {settings.host}: to listen on anything but loopback set FLEXDB_TOKEN to a token of your own."
+                f"FLEXDB_HOST is {settings.host}: to listen on anything but loopback, "
+                "set FLEXDB_TOKEN to a token of your own."
             )
         self.home.prepare()
         self.first_steps: list[str] = []

@@ -61,7 +61,7 @@ class Housekeeping:
         await self._storage.run()
         await self._databases()
         while await self._ledger.sweep(self._keep_seconds):
-            await asyncio.sleep(0.05)  # small batches, so that intake is never held up
+            await asyncio.sleep(0.05)  # noqa: ASYNC110  small batches, so that intake is never held up
 
     async def _databases(self) -> None:
         """Drop scratch and half-built databases of jobs of this ledger that have ended."""

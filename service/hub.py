@@ -23,10 +23,10 @@ class Follower:
     def wake(self) -> None:
         self._news.set()
 
-    async def wait(self, timeout: float) -> bool:
-        """True after news, False when `timeout` seconds passed without any."""
+    async def wait(self, seconds: float) -> bool:
+        """True after news, False when that many seconds passed without any."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._news.wait()
         except TimeoutError:
             return False

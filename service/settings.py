@@ -50,15 +50,15 @@ class Settings(BaseSettings):
     )
     scratch: dict[str, str] = Field(
         default_factory=dict,
-        description="Where level 3 restores: FLEXDB_SCRATCH__NAME=connection whose server takes the scratch database of NAME.",
+        description="FLEXDB_SCRATCH__NAME=connection: on its server level 3 makes the scratch database of NAME.",
     )
     sources: dict[str, SecretStr] = Field(
         default_factory=dict,
-        description="Who may sign what comes in: FLEXDB_SOURCES__NAME=standard:whsec_… (several secrets: separated by spaces).",
+        description="Who may sign what comes in, FLEXDB_SOURCES__NAME=standard:whsec_… (several: separated by spaces).",
     )
     webhook_secret: SecretStr | None = Field(
         None,
-        description="Signs what goes out: whsec_…, several separated by spaces for rotation; made at first start when unset.",
+        description="Signs what goes out: whsec_…, several separated by spaces; made at first start when unset.",
     )
     webhook_jwt_secret: SecretStr | None = Field(
         None, description="When set, what goes out also carries an HS256 JWT bearer made with it (32 bytes or more)."

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from engines.command import Command, ToolInput, carry_out, feeding, reading
-from engines.errors import AccessDenied, FlexError, StorageFull, TargetBusy, TargetUnavailable
+from engines.command import Command, ToolInput, carry_out, conversing, feeding, reading
+from engines.errors import AccessDenied, FlexError, StorageFull, TargetBusy, TargetUnavailable, ToolFailed
 from engines.postgres.archive import Archive, recorded
 from engines.postgres.catalog import QUERIES, Server
 from engines.postgres.clients import Client, needs_filter
@@ -21,7 +21,12 @@ from engines.run import Run
 
 REFUSED_SETTING = b"\nSET transaction_timeout = 0;\n"
 """Written once, at the head, by clients from 17 on; servers before 17 do not know it."""
-HEAD_BYTES = 16 * 1024
+HEAD_BYTES = END_BYTES = 16 * 1024
+COMMIT = b"\nCOMMIT;\n"
+SILENCE = b"\\o /dev/null\n"
+"""First of all: newer scripts forbid psql's own commands until their end."""
+END_MARK = b"flexdb: end of script"
+SAY_END = b"\\echo " + END_MARK + b"\n"
 LOOK_SECONDS = 2.0
 
 
@@ -74,6 +79,13 @@ class Load:
     """Above 1: several connections, no common transaction; for databases that are thrown away on failure."""
     entries: Sequence[Entry] | None = None
     """Only these; None for all."""
+    before_commit: Callable[[], None] | None = None
+    """Called when everything is in the database and nothing committed; an exception rolls it back."""
+
+    @property
+    def commits_itself(self) -> bool:
+        """Whether `before_commit` is left out, because pg_restore must stream and commit in one."""
+        return self.archive.path is None or "psql" not in self.client.programs
 
     def carry_out(self) -> None:
         """Raises `ToolFailed`, `StorageFull`, `Stopped`; then the target must go, unless `jobs` is 1."""
@@ -105,7 +117,9 @@ class Load:
                     execute(opened, sql.SQL("DROP SCHEMA {}").format(sql.Identifier(name)))
 
     def _load(self) -> None:
-        if needs_filter(self.client.major, self.server.major):
+        if needs_filter(self.client.major, self.server.major) or (
+            self.before_commit and not self.commits_itself
+        ):
             self._through_psql()
         elif self.archive.path is None:
             self._streamed()
@@ -125,27 +139,36 @@ class Load:
             into.take(source.read)
 
     def _through_psql(self) -> None:
-        """For servers that do not know a setting the client writes: its script, freed of it, into psql.
+        """The archive as a script into psql: the way to say COMMIT ourselves, or to leave a setting out.
 
-        The script holds its own BEGIN and COMMIT, so that a script cut short, for whatever reason, is
-        rolled back by the server.
+        The script's own COMMIT is held back until psql has come to its end, so that a script cut short,
+        for whatever reason, is rolled back by the server.
         """
         if self.archive.path is None:
-            raise StorageFull(
-                "Restoring into an older server needs the archive unpacked; there is no room for it."
-            )
+            raise StorageFull("Restoring into an older server needs the archive unpacked; there is no room.")
         arguments = ("--single-transaction", "--file=-", *self._selection(), *self.owners.arguments)
         script = Command(self.client.path("pg_restore"), (*arguments, str(self.archive.path)))
+        with conversing(self._psql(), self.run) as (into, answers):
+            with reading(script, self.run) as output:
+                Script(into, needs_filter(self.client.major, self.server.major)).copy(
+                    output.read, self._tell_size()
+                )
+            into.write(SAY_END)
+            if complete := any(END_MARK in data for data in iter(answers.read, b"")):
+                if self.before_commit is not None:
+                    self.before_commit()
+                into.write(b"COMMIT;\n")
+        if not complete:  # a tool that failed has raised by now; one that just left has not
+            raise ToolFailed("psql ended before its script did.")
+
+    def _psql(self) -> Command:
         conninfo, environment = self.address.for_tools(self.run.application_name, self.run.workspace)
-        psql = Command(
+        return Command(
             self.client.path("psql"),
             ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", f"--dbname={conninfo}"),
             environment,
             self.address.secrets,
         )
-        tell = self._tell_size()
-        with feeding(psql, self.run) as into, reading(script, self.run) as output:
-            _pass_on(output.read, into, tell)
 
     def _restore(self, *arguments: str) -> Command:
         conninfo, environment = self.address.for_tools(self.run.application_name, self.run.workspace)
@@ -189,15 +212,33 @@ class Load:
             return None
 
 
-def _pass_on(read: Callable[[], bytes], into: ToolInput, tell: Callable[[], None]) -> None:
-    """The script without the refused setting. Only its head is looked at: rows may hold the same words."""
-    head = b""
-    while len(head) < HEAD_BYTES and (data := read()):
-        head += data
-    first_command, found, rest = head.partition(REFUSED_SETTING)
-    if found and b"\nCOPY " not in first_command:
-        head = first_command + b"\n" + rest
-    into.write(head)
-    while data := read():
-        into.write(data)
-        tell()
+class Script:
+    """Passes pg_restore's script on to psql, without its COMMIT and without what an old server refuses."""
+
+    def __init__(self, into: ToolInput, without_setting: bool) -> None:
+        self._into, self._without_setting = into, without_setting
+
+    def copy(self, read: Callable[[], bytes], tell: Callable[[], None]) -> None:
+        """To the end of the script; raises `ToolFailed` when it has no COMMIT where it belongs."""
+        self._into.write(SILENCE)
+        kept = self._head(read)
+        while data := read():
+            kept += data
+            if len(kept) > 2 * END_BYTES:
+                self._into.write(kept[:-END_BYTES])
+                kept = kept[-END_BYTES:]
+            tell()
+        before, found, after = kept.rpartition(COMMIT)
+        if not found:
+            raise ToolFailed("pg_restore's script does not end with a COMMIT.")
+        self._into.write(before + b"\n" + after)
+
+    def _head(self, read: Callable[[], bytes]) -> bytes:
+        """Only the head is looked at for the setting: rows may hold the same words."""
+        head = b""
+        while len(head) < HEAD_BYTES and (data := read()):
+            head += data
+        before, found, after = head.partition(REFUSED_SETTING)
+        if self._without_setting and found and b"\nCOPY " not in before:
+            return before + b"\n" + after
+        return head

@@ -20,7 +20,7 @@ from engines.postgres.clients import Client, Clients
 from engines.postgres.connection import Address, execute, rows, session
 from engines.postgres.databases import Locale
 from engines.postgres.load import Load, Owners, owners
-from engines.postgres.sessions import end_older, maintenance
+from engines.postgres.sessions import end_older, end_own, maintenance
 from engines.postgres.toc import Entry, partial
 from engines.run import Run
 
@@ -72,14 +72,20 @@ class PgRestore:
 
     def _into_empty(self, load: Load) -> Restored:
         """One transaction: a failure leaves the database as empty as it was."""
-        load.carry_out()
-        notes = _notes(load.owners)
+        if load.commits_itself:
+            self.run.confirm()
         try:
-            self.run.point_of_no_return()
-        except Stopped:  # came after the commit: what was restored stays, and is told
-            return self._restored(
-                load, self.artefact.manifest.objects, (*notes, "Not counted: asked to stop.")
-            )
+            replace(load, before_commit=self.run.point_of_no_return).carry_out()
+        except BaseException:
+            with suppress(FlexError):  # the failure itself matters more; the next attempt ends them
+                end_own(self.address, self.run)
+            raise
+        notes = _notes(load.owners)
+        if load.commits_itself:
+            try:
+                self.run.point_of_no_return()
+            except Stopped:  # came after the commit: what was restored stays, and is told
+                return self._restored(load, self.artefact.manifest.objects, (*notes, "Not counted: stopped."))
         return self._restored(load, finish(load.address, self.run), notes)
 
     def _beside(self, load: Load, *, replaces: bool) -> Restored:

@@ -58,6 +58,14 @@ def end_older(address: Address, run: Run) -> None:
             threading.Event().wait(0.05)
 
 
+def end_own(address: Address, run: Run) -> None:
+    """After a failure: end what tools of this attempt left running, a backend deep in a statement, say."""
+    with maintenance(address, None) as opened:
+        for pid, name in rows(opened, QUERIES["sessions_named"], (run.application_name,)):
+            if name == run.application_name:
+                _end(opened, pid, name)
+
+
 def _older(opened: Connection, run: Run) -> list[tuple[int, str]]:
     found = rows(opened, QUERIES["sessions_named"], (f"flexdb/{run.job_id}/",))
     return [(pid, name) for pid, name in found if _token(name) < run.token]

@@ -11,10 +11,11 @@ from engines.artefacts.manifest import ObjectCount
 from engines.base import TableInfo
 from engines.run import Run
 
+_GAP = r"(?: \s | --[^\n]* | /\*.*?(?:\*/|\Z) )"
 _TOKENS = re.compile(
-    r"""(?P<kept>'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\])
-      | \s*(?P<mark>[(),;=])\s*
-      | (?P<gap>(?: \s+ | --[^\n]* | /\*.*?(?:\*/|\Z) )+)
+    rf"""(?P<kept>'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\])
+      | {_GAP}*(?P<mark>[(),;=]){_GAP}*
+      | (?P<gap>{_GAP}+)
       | (?P<word>\w+)""",
     re.VERBOSE | re.DOTALL,
 )

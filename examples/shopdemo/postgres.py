@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing, suppress
+from itertools import repeat
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -45,19 +46,20 @@ CREATE VIEW order_totals AS
     SELECT order_id, sum(quantity * price_cents) AS cents FROM order_items GROUP BY order_id;
 """
 OURS = """
-    c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+    n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
     AND c.relpersistence <> 't'
     AND NOT EXISTS (
         SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
     )
 """
-"""Tables a user made: no catalogues, no temporary ones, none that an extension brings along."""
+"""What a user made: no catalogues, nothing temporary, nothing that an extension brings along."""
 TABLE_NAMES = f"""
 SELECT format('%I.%I', n.nspname, c.relname)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS} ORDER BY 1
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND {OURS} ORDER BY 1
 """
 STRUCTURE = f"""
-WITH ours AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS})
+WITH ours AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.relkind IN ('r', 'p', 'm', 'f') AND {OURS})
 SELECT 'column', a.attrelid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod),
        a.attnotnull::text, pg_get_expr(d.adbin, d.adrelid)
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -188,6 +190,7 @@ class PostgresSide:
         """Every value as the server's own text, which is exact; ordered by key, byte by byte."""
         columns, keys = self._columns(table)
         if not columns:
+            yield from self._empty_rows(table)
             return
         values = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in columns)
         order = sql.SQL(", ").join(
@@ -198,6 +201,13 @@ class PostgresSide:
             cursor.itersize = 5000
             cursor.execute(query)
             yield from cursor
+
+    def _empty_rows(self, table: str) -> Iterator[tuple[Any, ...]]:
+        """A table may have rows and no columns."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.SQL(table)))
+            found = cursor.fetchone()
+        return repeat((), found[0] if found else 0)
 
     def _columns(self, table: str) -> tuple[list[str], list[str]]:
         with self._connection.cursor() as cursor:

@@ -65,17 +65,17 @@ def show(backup_id: BackupId, as_json: Json = False) -> None:
     if as_json:
         write_json(backup)
         return
-    by_hand = _manifest(backup).get("restore_by_hand") or []
-    flat = {
-        name: value
-        for name, value in {**backup, **_manifest(backup)}.items()
-        if name not in {"manifest", "restore_by_hand"}
-    }
-    write_fields(flat)
-    if by_hand:
-        say("restore by hand:")
-        for line in by_hand:
-            say(f"  {line}")
+    write_fields(_flat(backup))
+    for number, line in enumerate(_manifest(backup).get("restore_by_hand") or []):
+        say(line if number else f"\nrestore by hand:\n{line}")
+
+
+def _flat(backup: dict[str, Any]) -> dict[str, Any]:
+    """Summary and manifest as one; what proved it becomes a table of its own."""
+    apart = ("manifest", "restore_by_hand", "verification")
+    flat = {name: value for name, value in {**backup, **_manifest(backup)}.items() if name not in apart}
+    verification = _manifest(backup).get("verification") or {}
+    return flat | {"verified_at": verification.get("at"), "evidence": verification.get("evidence") or []}
 
 
 def _manifest(backup: dict[str, Any]) -> dict[str, Any]:

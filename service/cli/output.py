@@ -56,8 +56,8 @@ def write_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A sentence on standard output."""
-    sys.stdout.write(printable(text) + "\n")
+    """A line, or several, on standard output."""
+    sys.stdout.write("\n".join(printable(line) for line in text.split("\n")) + "\n")
 
 
 def note(text: str) -> None:
@@ -148,7 +148,7 @@ def _rich_fields(plain: Mapping[str, Any]) -> None:
 
 def _write_list(name: str, items: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(key for item in items for key, value in item.items() if value is not None))
-    sys.stdout.write("\n")
+    sys.stdout.write("\n" if console().is_terminal else f"\n{name}:\n")
     shown = items if not console().is_terminal else items[:ROWS_SHOWN]
     write_table(columns, [[item.get(column) for column in columns] for item in shown], title=name)
     if len(shown) < len(items):

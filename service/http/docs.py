@@ -18,7 +18,8 @@ ASYNCAPI = web.AppKey("asyncapi", dict[str, Any])
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2563eb; }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { margin: 1.8rem 0 .3rem; }
+h1 { margin-bottom: 0; } h3 { margin: 1.8rem 0 .3rem; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .35rem .6rem;
 border-bottom: 1px solid var(--line); } code { font: .9em ui-monospace, monospace; background: var(--soft); padding: .1em .3em;
 border-radius: .25em; overflow-wrap: anywhere; } .method { font-weight: 700; color: var(--accent); }
@@ -45,26 +46,31 @@ async def page(request: web.Request) -> web.Response:
 def render(document: dict[str, Any]) -> str:
     schemas = document["components"]["schemas"]
     operations = [path.rpartition("/")[2] for path in document["paths"] if path.startswith("/hooks/")]
-    parts = [
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>FlexDB {__version__}</title><style>{STYLE}</style></head><body>",
+    operations_text = "".join(_operation(name, schemas) for name in operations)
+    parts = (
+        HEAD.format(version=__version__, style=STYLE),
         f"<h1>FlexDB</h1><p>{html.escape(document['info']['description'])} Version {__version__}.</p>",
-        "<nav><a href='#calls'>Calls</a><a href='#operations'>Operations</a><a href='#events'>Completion events</a>"
-        "<a href='#errors'>Errors</a><a href='/openapi.json'>openapi.json</a><a href='/asyncapi.json'>asyncapi.json</a></nav>",
+        NAVIGATION,
         "<h2 id=calls>Calls</h2>" + _table(("Call", "What it does"), _calls(document)),
-        "<h2 id=operations>Operations</h2>",
-        *(_operation(name, schemas) for name in operations),
+        "<h2 id=operations>Operations</h2>" + operations_text,
         "<h2 id=events>Completion events</h2>" + EVENTS,
         "<h2 id=errors>Errors</h2>" + _table(("Code", "Meaning"), _errors()),
         "</body></html>",
-    ]
+    )
     return "\n".join(parts)
 
 
-EVENTS = """<p>Exactly one of <code>.completed</code>, <code>.failed</code>, <code>.canceled</code> ends a job. It is sent to the
-request's <code>callback_url</code> and to subscriptions as a CloudEvent, signed in <code>webhook-signature</code> (Standard
-Webhooks) and <code>x-flexdb-signature</code> (hex HMAC-SHA256 of the body), the same bytes and <code>webhook-id</code> on every
-try.</p>"""
+HEAD = """<!doctype html><html lang=en><head><meta charset=utf-8>
+<meta name=viewport content="width=device-width"><title>FlexDB {version}</title><style>{style}</style></head><body>"""
+
+NAVIGATION = """<nav><a href="#calls">Calls</a><a href="#operations">Operations</a>
+<a href="#events">Completion events</a><a href="#errors">Errors</a><a href="/openapi.json">openapi.json</a>
+<a href="/asyncapi.json">asyncapi.json</a></nav>"""
+
+EVENTS = """<p>Exactly one of <code>.completed</code>, <code>.failed</code>, <code>.canceled</code> ends a job.
+It is sent to the request's <code>callback_url</code> and to subscriptions as a CloudEvent, signed in
+<code>webhook-signature</code> (Standard Webhooks) and <code>x-flexdb-signature</code> (hex HMAC-SHA256 of the body),
+the same bytes and <code>webhook-id</code> on every try.</p>"""
 
 
 def _calls(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -149,8 +149,8 @@ def document(routes: Sequence[RouteLike], handlers: Operations) -> Document:
 
 def _schemas(name: str, model: type[BaseModel]) -> Document:
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    inner = schema.pop("$defs", {})
-    return {name: schema} | inner
+    inner: Document = schema.pop("$defs", {})
+    return {name: schema, **inner}
 
 
 def _operations(route: RouteLike, handlers: Operations) -> list[tuple[str, Document]]:
@@ -260,5 +260,5 @@ def asyncapi_document(handlers: Operations) -> Document:
 
 def _event_schema(data: Document) -> Document:
     event: Document = _FIXED["Event"]
-    properties: Document = event["properties"] | {"data": data}
+    properties: Document = {**event["properties"], "data": data}
     return {**event, "properties": properties}

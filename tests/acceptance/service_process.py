@@ -190,10 +190,12 @@ class RunningService:
 
     def tools(self) -> list[psutil.Process]:
         """Every process below the service that runs now."""
+        found: list[psutil.Process] = []
         try:
-            return psutil.Process(self.process.pid).children(recursive=True)
+            found += psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+        return found
 
     def last_words(self, lines: int = 60) -> str:
         if not self.log.exists():
@@ -308,9 +310,14 @@ class RunningService:
             opened.close()
 
     def rows(self, query: str, *parameters: Any) -> list[sqlite3.Row]:
+        found: list[sqlite3.Row] = []
         with self.ledger() as opened:
-            found: list[sqlite3.Row] = opened.execute(query, parameters).fetchall()
+            found += opened.execute(query, parameters)
         return found
+
+    def inside(self, path: Path) -> Path:
+        """A path as the running service sees it, which may have file systems of its own."""
+        return Path(f"/proc/{self.process.pid}/root{path}")
 
     def stored(self) -> list[str]:
         """Every file in storage, unfinished ones included, as paths relative to it."""

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import secrets
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
+import psycopg2
 import pytest
+from psycopg2.extensions import connection as Connection  # noqa: N812  a class, written small by its authors
 
 ROOT = Path(__file__).parents[2]
+POSTGRES = os.environ.get("FLEXDB_TEST_POSTGRES_URL") or "postgresql://postgres@127.0.0.1:5432/postgres"
 
 
-async def start(folder: Path) -> asyncio.subprocess.Process:
+async def start(folder: Path, database_url: str = "") -> asyncio.subprocess.Process:
     """The demo with `folder` as its temporary folder."""
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    environment = os.environ | {"DATABASE_URL": database_url}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "examples/demo.py",
@@ -35,6 +43,54 @@ async def test_the_demo_runs_to_its_end_and_leaves_nothing(tmp_path: Path) -> No
     assert process.returncode == 0, text
     assert "200,000 compared one by one, all identical" in text
     assert "artefact_damaged" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def admin() -> Connection:
+    """A connection to the test server, for making and dropping databases."""
+    try:
+        connection = psycopg2.connect(POSTGRES, connect_timeout=5)
+    except psycopg2.OperationalError:
+        pytest.skip("no PostgreSQL server answers; name one in FLEXDB_TEST_POSTGRES_URL")
+    connection.autocommit = True
+    return connection
+
+
+def databases(server: Connection) -> set[str]:
+    with server.cursor() as cursor:
+        cursor.execute("SELECT datname FROM pg_database")
+        return {name for (name,) in cursor.fetchall()}
+
+
+@pytest.fixture(
+    params=["", 'CREATE TABLE "odd ""name" AS SELECT g, g::text AS t FROM generate_series(1, 2000) g']
+)
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of the user's own: once empty, once not."""
+    name = f"demo_test_{secrets.token_hex(4)}"
+    url = urlsplit(POSTGRES)._replace(path=f"/{name}").geturl()
+    with closing(admin()) as server:
+        server.cursor().execute(f"CREATE DATABASE {name}")
+        if request.param:
+            with closing(psycopg2.connect(url)) as made, made:
+                made.cursor().execute(request.param)
+        yield url
+        server.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_the_demo_backs_up_a_server_of_ones_own_and_drops_what_it_made(
+    tmp_path: Path, database_url: str
+) -> None:
+    process = await start(tmp_path, database_url)
+    async with asyncio.timeout(180):
+        out, _ = await process.communicate()
+    text = out.decode()
+    assert process.returncode == 0, text
+    assert "200,000 compared one by one" in text or '"odd ""name"' in text
+    made = set(re.findall(r"flexdb_demo_\w+", text))
+    assert made
+    with closing(admin()) as server:
+        assert not made & databases(server)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -54,6 +54,10 @@ class World(ABC):
         """Remove one that a restore made; a missing one is no error."""
 
     @abstractmethod
+    def locked(self) -> AbstractContextManager[None]:
+        """Nobody reads the shop's orders meanwhile: a backup waits."""
+
+    @abstractmethod
     def half_built(self, job_ids: Iterable[str]) -> list[str]:
         """Scratch and unfinished databases of those jobs."""
 
@@ -110,6 +114,12 @@ class SQLiteWorld(World):
 
     def _path(self, database: str | None) -> Path:
         return self.file if database is None else self.folder / database
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        with closing(sqlite3.connect(self.file, isolation_level=None)) as db:
+            db.execute("BEGIN EXCLUSIVE")
+            yield
 
     def half_built(self, job_ids: Iterable[str]) -> list[str]:
         jobs = tuple(job_ids)
@@ -221,7 +231,6 @@ class PostgresWorld(World):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody reads `orders` meanwhile: a dump waits."""
         with connected(self.url, autocommit=False) as db:
             run(db, "LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
             yield
@@ -244,9 +253,11 @@ class PostgresWorld(World):
             run(admin, create.format(sql.Identifier(name), sql.Literal(password)))
         self._roles.append(name)
 
-    def make_database(self, name: str) -> None:
+    def rename(self, name: str) -> None:
+        """The shop's database gets another name, one that begins with its own."""
         with self.admin() as admin:
-            run(admin, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+            run(admin, rename.format(sql.Identifier(self.name), sql.Identifier(name)))
 
     def drop(self, name: str) -> None:
         with self.admin() as admin:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from service.http.openapi import operations_table, route_table
+from handlers.registry import handler_classes
+from service.http.problems import all_codes
+from service.http.routes import ROUTES
 from service.settings import Settings
 from tools.env_example import document
 
@@ -33,14 +35,12 @@ def test_readme_lists_every_setting() -> None:
 
 
 def test_readme_lists_every_operation() -> None:
-    assert set(table_rows(README, "## Operations")) == set(operations_table())
+    assert set(table_rows(README, "## Operations")) == set(handler_classes())
 
 
 def test_manual_lists_every_route() -> None:
-    assert set(table_rows(MANUAL, "## Every call")) == set(route_table())
+    assert set(table_rows(MANUAL, "## Every call")) == {f"{route.method} {route.path}" for route in ROUTES}
 
 
 def test_manual_lists_every_error_code() -> None:
-    from service.http.problems import all_codes
-
     assert set(table_rows(MANUAL, "## Error codes")) == set(all_codes())

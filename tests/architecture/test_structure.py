@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for folder in ("service", "handlers", "engines") for path in (ROOT / folder).rglob("*.py"))
-LONGEST_MODULE = 420
+LONGEST_MODULE = 440
 LONGEST_FUNCTION = 60
 
 

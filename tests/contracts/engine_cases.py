@@ -106,8 +106,8 @@ def fill(case: EngineCase, target: Target) -> None:
 class SQLiteCase(EngineCase):
     kind = "sqlite"
 
-    def __init__(self, folder: Path, journal: str = "wal") -> None:
-        self.engine: Any = SQLiteEngine(busy_seconds=0.5)
+    def __init__(self, folder: Path, journal: str = "wal", busy_seconds: float = 0.5) -> None:
+        self.engine: Any = SQLiteEngine(busy_seconds)
         self._folder = folder
         self._journal = journal
 

