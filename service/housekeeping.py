@@ -60,8 +60,8 @@ class Housekeeping:
     async def once(self) -> None:
         await self._storage.run()
         await self._databases()
-        while await self._ledger.sweep(self._keep_seconds):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110  small batches, so that intake is never held up
+        while await self._ledger.sweep(self._keep_seconds):  # noqa: ASYNC110  batches with pauses, not waiting
+            await asyncio.sleep(0.05)  # so that intake is never held up
 
     async def _databases(self) -> None:
         """Drop scratch and half-built databases of jobs of this ledger that have ended."""

@@ -172,7 +172,7 @@ def _prepared(home: Path) -> Programs:
 def _make_cluster(home: Path, programs: Programs, password: str) -> None:
     secret = home / "password"
     secret.write_text(password)
-    os.chmod(secret, 0o644)  # inside a folder of mode 0700; the server's user must read it
+    secret.chmod(0o644)  # inside a folder of mode 0700; the server's user must read it
     programs.run(
         home,
         *("initdb", f"--pgdata={home / 'data'}", "--no-sync", "--username=postgres", f"--pwfile={secret}"),

@@ -20,8 +20,9 @@ STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: 0; } h3 { margin: 1.8rem 0 .3rem; }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .35rem .6rem;
-border-bottom: 1px solid var(--line); } code { font: .9em ui-monospace, monospace; background: var(--soft); padding: .1em .3em;
+table { border-collapse: collapse; width: 100%; }
+td, th { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
+code { font: .9em ui-monospace, monospace; background: var(--soft); padding: .1em .3em;
 border-radius: .25em; overflow-wrap: anywhere; } .method { font-weight: 700; color: var(--accent); }
 nav a { margin-right: 1rem; } .wide { overflow-x: auto; }
 """
