@@ -46,9 +46,9 @@ class Result:
     """One benchmark's outcome: for each row one value per round, in the order of the rounds."""
 
     title: str
-    unit: str
-    rows: dict[str, list[float]]
-    baseline: str
+    unit: str = ""
+    rows: dict[str, list[float]] = field(default_factory=dict)
+    baseline: str = ""
     goals: tuple[Goal, ...] = ()
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

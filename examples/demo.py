@@ -254,10 +254,11 @@ def summary(
 
 
 async def run(demo: Demo) -> None:
-    """Run it under a time limit; SIGTERM ends it like Ctrl-C, and everything it started ends with it."""
+    """Run it under a time limit; on Ctrl-C or SIGTERM everything it started ends with it."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
             await demo.run()

@@ -383,7 +383,7 @@ BAD_EVENTS: list[tuple[str, bytes, dict[str, str], int, str]] = [
     ("/events", event(id=None), STRUCTURED, 400, "invalid_event"),
     ("/events", event(source=""), STRUCTURED, 400, "invalid_event"),
     ("/events", event(type="explode.requested"), STRUCTURED, 404, "unknown_operation"),
-    ("/events", event(type="check.completed"), STRUCTURED, 400, "invalid_event"),
+    ("/events", event(type="check.completed"), STRUCTURED, 404, "unknown_operation"),
     ("/events", event(data="text"), STRUCTURED, 422, "invalid_request"),
     ("/events", b"{}", {"Content-Type": "application/json"}, 415, "unsupported_media_type"),
 ]

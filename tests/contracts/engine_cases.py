@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import uuid
@@ -35,7 +34,6 @@ from engines.run import Run, StopToken
 from engines.sqlite import SQLiteEngine
 from engines.storage.base import Store
 
-POSTGRES_URL = os.environ.get("FLEXDB_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 ROWS = {"customers": 8, "orders": 100, "noise": 60, 'odd "name" ü': 3}
 """What `filled` puts into a database. `noise` cannot be compressed, so that artefacts have some size."""
 

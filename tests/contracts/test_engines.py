@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg2
 import pytest
 
 from engines.artefacts.manifest import MANIFEST_NAME
@@ -29,7 +28,6 @@ from engines.run import Progress, Run, StopReason, StopToken
 from engines.storage.base import ObjectWriter
 from engines.storage.local import LocalStore
 from tests.contracts.engine_cases import (
-    POSTGRES_URL,
     ROWS,
     Bench,
     EngineCase,
@@ -37,27 +35,20 @@ from tests.contracts.engine_cases import (
     SQLiteCase,
 )
 
-CASES = ("postgres", "sqlite-wal", "sqlite-delete")
+CASES = ("postgres-15", "postgres-18", "sqlite-wal", "sqlite-delete")
 
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineCase]:
-    if request.param == "postgres":
-        postgres = PostgresCase(_postgres_or_skip())
+    kind, _, variant = request.param.partition("-")
+    if kind == "postgres":
+        postgres = PostgresCase(request.getfixturevalue(f"postgres{variant}_url"))
         yield postgres
         postgres.close()
         return
     folder = tmp_path / "databases"
     folder.mkdir()
-    yield SQLiteCase(folder, request.param.removeprefix("sqlite-"))
-
-
-def _postgres_or_skip() -> str:
-    try:
-        psycopg2.connect(POSTGRES_URL, connect_timeout=5).close()
-    except psycopg2.OperationalError:
-        pytest.skip(f"NO POSTGRESQL SERVER at {POSTGRES_URL}: set FLEXDB_TEST_POSTGRES")
-    return POSTGRES_URL
+    yield SQLiteCase(folder, variant)
 
 
 @pytest.fixture

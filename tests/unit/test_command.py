@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,8 @@ from engines.command import (
     GRACE_SECONDS,
     STDERR_BYTES,
     Command,
+    ToolInput,
+    ToolOutput,
     answer,
     carry_out,
     conversing,
@@ -187,15 +190,18 @@ def test_a_failing_source_kills_the_tool_before_it_sees_an_end(run: Run, tmp_pat
         pytest.raises(OSError, match="source broke"),
         feeding(shell(f"cat; touch {tmp_path}/saw_end"), run) as into,
     ):
-        into.write(b"begin")
         into.take(broken)
     assert not (tmp_path / "saw_end").exists()
 
 
 def test_writing_to_a_tool_that_ended_tells_its_last_words(run: Run) -> None:
     with pytest.raises(ToolFailed, match="no more"), feeding(shell("echo no more >&2; exit 2"), run) as into:
-        while True:
-            into.write(b"x" * 65536)
+        _write_for_ever(into)
+
+
+def _write_for_ever(into: ToolInput) -> None:
+    while True:
+        into.write(b"x" * 65536)
 
 
 def test_a_conversation(run: Run) -> None:
@@ -205,12 +211,15 @@ def test_a_conversation(run: Run) -> None:
         into.write(b"end\n")
 
 
+def read_and_stop(output: ToolOutput, run: Run) -> None:
+    for number, _ in enumerate(output.chunks()):
+        if number == 3:
+            threading.Thread(target=run.stop.request, args=(StopReason.CANCEL,)).start()
+
+
 def test_a_stop_ends_a_tool_in_the_middle_of_its_output(run: Run, mark: str) -> None:
     with pytest.raises(Stopped) as stopped, reading(shell(f": {mark}; yes"), run) as output:
-        output.read()
-        threading.Thread(target=run.stop.request, args=(StopReason.CANCEL,)).start()
-        for _ in output.chunks():
-            pass
+        read_and_stop(output, run)
     assert stopped.value.reason == StopReason.CANCEL
     assert not running_with(mark)
 
@@ -257,7 +266,7 @@ def test_a_small_call_answers() -> None:
 
 
 def test_a_small_call_that_takes_too_long_is_ended(mark: str) -> None:
-    with pytest.raises(ToolFailed, match="did not answer within 0.3 seconds"):
+    with pytest.raises(ToolFailed, match="did not answer within"):
         answer(shell(f": {mark}; sleep 100; :"), seconds=0.3)
     assert not running_with(mark)
 
@@ -297,14 +306,12 @@ def test_kill_9_of_the_guard_ends_the_tool_and_the_service_sees_a_failure(mark: 
 
 def test_no_process_and_no_descriptor_is_left_behind(run: Run) -> None:
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     carry_out(shell("true"), run)
     before = descriptors()
     for script in ("true", "exit 1", "yes | head -c 1000000"):
-        try:
+        with suppress(ToolFailed):
             everything(shell(script), run)
-        except ToolFailed:
-            pass
     assert descriptors() == before
     assert psutil.Process().children() == []
