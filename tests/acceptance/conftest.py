@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.scenes import POSTGRES_15, Scene, answers, open_scene, world_of
+from tests.acceptance.scenes import Scene, open_scene, world_of
+from tests.acceptance.worlds import PostgresWorld
 
 
 @pytest.fixture
@@ -18,9 +19,13 @@ def sqlite_scene(tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.fixture
 def postgres_scene(tmp_path: Path) -> Iterator[Scene]:
-    if not answers(POSTGRES_15):
-        pytest.skip("no PostgreSQL server answers; name one in FLEXDB_TEST_POSTGRES_URL")
     with open_scene(tmp_path, world_of("postgres", tmp_path)) as scene:
+        yield scene
+
+
+@pytest.fixture
+def postgres18_scene(tmp_path: Path, postgres18_url: str) -> Iterator[Scene]:
+    with open_scene(tmp_path, PostgresWorld(postgres18_url)) as scene:
         yield scene
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg2
-
 from tests.acceptance.service_process import RunningService
 from tests.acceptance.webhook_receiver import Receiver, receiving
 from tests.acceptance.worlds import PostgresWorld, SQLiteWorld, World
-
-POSTGRES_15 = os.environ.get("FLEXDB_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+from tests.servers import ServerMissingError, installed_postgres, missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +52,14 @@ def open_scene(
             world.close(scene.job_ids())
 
 
-def answers(url: str) -> bool:
-    """Whether a PostgreSQL server can be reached."""
+def postgres15() -> PostgresWorld:
+    """A new shop on the server that is there; skips loudly without one."""
     try:
-        psycopg2.connect(url, connect_timeout=3).close()
-    except psycopg2.OperationalError:
-        return False
-    return True
+        return PostgresWorld(installed_postgres())
+    except ServerMissingError as error:
+        missing(str(error))
+        raise
 
 
 def world_of(kind: str, folder: Path) -> World:
-    return SQLiteWorld(folder / "databases") if kind == "sqlite" else PostgresWorld(POSTGRES_15)
+    return SQLiteWorld(folder / "databases") if kind == "sqlite" else postgres15()

@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 from tests.acceptance import mounts
 from tests.acceptance.audit import every_job_has_one_terminal_event, loose_files
-from tests.acceptance.scenes import POSTGRES_15, Scene, answers, open_scene, world_of
+from tests.acceptance.scenes import Scene, open_scene, world_of
 from tests.acceptance.service_process import TOKEN, RunningService, free_port, until
 from tests.acceptance.worlds import PostgresWorld, SQLiteWorld
+from tests.servers import missing
 
 SIGNING_SECRET = "whsec_aGVyZS1pcy1hLXNlY3JldC1vZi0zMi1ieXRlcy4uLi4="
 
@@ -93,6 +95,21 @@ def test_a_database_that_does_not_exist_is_told_without_retry(postgres_scene: Sc
     with running(tmp_path / "other", {"shop": url}) as service:
         assert fails(service, "backup", {"connection": "shop"}, "target_missing")["attempts"] == 1
         assert not service.stored()
+
+
+@pytest.mark.xdist_group("postgres18")
+def test_a_wrong_password_is_told_without_retry_and_without_the_password(
+    tmp_path: Path, postgres18_url: str
+) -> None:
+    url = urlsplit(postgres18_url)
+    wrong = urlunsplit(url._replace(netloc=f"{url.username}:wr0ng-one@{url.hostname}:{url.port}"))
+    with running(tmp_path, {"shop": wrong}) as service:
+        told = fails(service, "backup", {"connection": "shop"}, "access_denied")
+        assert told["attempts"] == 1
+        state = service.complete("check", {"connection": "shop"})["connections"][0]
+        assert (state["reachable"], state["problem"]["code"]) == (False, "access_denied")
+        assert not service.stored()
+        assert b"wr0ng-one" not in b"".join(service.answers) + service.log.read_bytes()
 
 
 # ---------------------------------------------------------------- the disk
@@ -210,8 +227,8 @@ def fake_pg_dump(folder: Path, body: str) -> dict[str, str]:
     ],
 )
 def test_a_dump_tool_that_ends_badly_never_makes_a_backup(tmp_path: Path, body: str, code: str) -> None:
-    if not (answers(POSTGRES_15) and REAL_PG_DUMP.exists()):
-        pytest.skip("needs the PostgreSQL 15 server and its own pg_dump")
+    if not REAL_PG_DUMP.exists():
+        missing(f"{REAL_PG_DUMP}, which a misbehaving pg_dump wraps")
     settings = fake_pg_dump(tmp_path / "tools", body)
     with open_scene(tmp_path, world_of("postgres", tmp_path), settings) as scene:
         fails(scene.service, "backup", {"connection": "shop"}, code)
@@ -303,9 +320,7 @@ ODD_PASSWORD = "p/w @:%41 '\"\\$ ż"
 def test_a_database_and_a_password_with_every_odd_character_are_backed_up_and_restored(
     tmp_path: Path,
 ) -> None:
-    if not answers(POSTGRES_15):
-        pytest.skip("no PostgreSQL server answers; name one in FLEXDB_TEST_POSTGRES_URL")
-    world = PostgresWorld(POSTGRES_15)
+    world = PostgresWorld(postgres18_url)
     odd = f"{world.name} {ODD_DATABASE}"
     role = f'{world.name} "@:/%'
     try:

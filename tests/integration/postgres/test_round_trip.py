@@ -154,8 +154,8 @@ def test_a_parallel_dump_without_room_is_refused_before_it_begins(bench: Workben
 def test_patterns_choose_what_is_dumped(
     bench: Workbench, shop15: str, postgres15_url: str, fresh_database: FreshDatabase
 ) -> None:
-    def names(**options: tuple[str, ...]) -> set[str]:
-        artefact = bench.back_up(shop15, **options)
+    def names(include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> set[str]:
+        artefact = bench.back_up(shop15, include=include, exclude=exclude)
         target = fresh_database(postgres15_url, create=False)
         restored = bench.restore(artefact, target)
         assert restored.objects == artefact.manifest.objects

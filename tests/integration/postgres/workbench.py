@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,10 +69,9 @@ FACTS = (
     "SELECT nextval('lonely'), (SELECT n FROM many), (SELECT count(*) FROM names)",
     "SELECT string_agg(convert_from(lo_get(oid), 'UTF8'), '|') FROM pg_largeobject_metadata",
     "SELECT obj_description('customers'::regclass), (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)",
-    "SELECT string_agg(pg_get_indexdef(indexrelid), '|' ORDER BY indexrelid::regclass::text) FROM pg_index"
-    " WHERE indrelid >= 16384 AND indexrelid::regclass::text !~ 'pg_toast'",
-    "SELECT string_agg(conname || pg_get_constraintdef(oid), '|' ORDER BY conname) FROM pg_constraint"
-    " WHERE contype <> 'n' AND connamespace = 'public'::regnamespace",
+    "SELECT string_agg(indexdef, '|' ORDER BY indexdef) FROM pg_indexes WHERE schemaname !~ '^pg_'",
+    "SELECT string_agg(conname || pg_get_constraintdef(oid), '|' ORDER BY conname) FROM pg_constraint c"
+    + " WHERE contype <> 'n' AND connamespace = 'public'::regnamespace",
 )
 """Looked at with the driver alone, in the original and in what was restored."""
 
@@ -102,8 +102,7 @@ class Workbench:
 
     def run(self, **changes: Any) -> Run:
         self.runs += 1
-        workspace = self.folder / f"work{self.runs}"
-        workspace.mkdir(mode=0o700)
+        workspace = Path(tempfile.mkdtemp(dir=self.folder))
         return Run(self.job_id, self.runs, workspace, **({"stop": StopToken()} | changes))
 
     def target(self, url: str) -> Target:
