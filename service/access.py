@@ -11,6 +11,8 @@ from typing import Literal, NoReturn
 from service.settings import NAME
 from service.signatures import SignatureFault, SignatureRefused, decode_secret, verify
 
+SIGNATURE_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+
 SIGNED_OPERATIONS = frozenset({"check", "inspection", "preflight", "backup", "verification"})
 """What a signature alone admits; all else wants a token."""
 
@@ -33,6 +35,14 @@ class Principal:
 
     def may_ask_for(self, operation: str) -> bool:
         return self.kind == "token" or operation in SIGNED_OPERATIONS
+
+    def may_speak_for(self, source: str) -> bool:
+        """Whether an event may come in under this CloudEvents source.
+
+        Ids are unique per source, so a signer that used another caller's could take its ids or be told of its jobs.
+        """
+        ours = source == "/flexdb" or source.startswith("/flexdb/")
+        return self.kind == "token" or not ours or source == self.source
 
 
 ADMIN = Principal("admin", "token")
@@ -58,8 +68,13 @@ class Access:
         replay_window: float = 300.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`sources`: name to `standard:whsec_… [whsec_…]`. Raises `InvalidSource`."""
-        self._token = token.encode()
+        """`sources`: name to `standard:whsec_… [whsec_…]`.
+
+        Raises `InvalidSource`, and `ValueError` for an empty token: it would let everybody in.
+        """
+        self._token = token.strip().encode()
+        if not self._token:
+            raise ValueError("the token is empty; set FLEXDB_TOKEN, or remove the empty file FLEXDB_HOME/token")
         self._keys = {name: _keys(name, text) for name, text in sources.items()}
         self._window = replay_window
         self._clock = clock
@@ -79,12 +94,19 @@ class Access:
             return ADMIN
         raise NotAuthenticated("invalid_token", "The token is wrong; the service's own is in FLEXDB_HOME/token.")
 
+    def expect_credentials(self, headers: Mapping[str, str]) -> Principal | None:
+        """As `by_token`, None when a signature is to be checked; so strangers are refused before their body is read.
+
+        Raises `NotAuthenticated` when nothing was shown at all.
+        """
+        principal = self.by_token(headers)
+        if principal is None and not any(name in headers for name in SIGNATURE_HEADERS):
+            self.refuse()
+        return principal
+
     def by_signature(self, headers: Mapping[str, str], body: bytes) -> Principal:
         """The source whose secret signed the body. Raises `NotAuthenticated`."""
-        message_id, timestamp = headers.get("webhook-id"), headers.get("webhook-timestamp")
-        signature = headers.get("webhook-signature")
-        if message_id is None and timestamp is None and signature is None:
-            self.refuse()
+        message_id, timestamp, signature = (headers.get(name) for name in SIGNATURE_HEADERS)
         refused = SignatureRefused(SignatureFault.MISMATCH, "no source is configured: set FLEXDB_SOURCES__NAME")
         for name, keys in self._keys.items():
             try:
@@ -105,7 +127,7 @@ class Access:
 
 def _keys(name: str, text: str) -> tuple[bytes, ...]:
     scheme, _, secrets = text.partition(":")
-    if not NAME.match(name) or scheme != "standard":
+    if not NAME.fullmatch(name) or scheme != "standard":
         raise InvalidSource(f"FLEXDB_SOURCES__{name.upper()} must be standard:whsec_…; other schemes are not known.")
     try:
         keys = tuple(decode_secret(secret) for secret in secrets.split())

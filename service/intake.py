@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from engines.errors import FlexError
 from handlers.base import Claim, Fault, Handler, Request
 from service.access import Principal
 from service.event import Event, digest, join_digest
-from service.jobs import new_id
+from service.jobs import links, new_id
 from service.ledger.base import Accepted, Busy, IdReused, Ledger, QueueFull, Submission
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 ID_LENGTH = 256
 SOURCE_LENGTH = 1024
+FAULTS_TOLD = 100
+"""A body of megabytes can be wrong in a million places; nobody reads more than these."""
 
 
 @dataclass
@@ -67,6 +70,9 @@ class Intake:
                 "operation_not_allowed",
                 f"A signature alone does not admit {event.operation!r}; send the request with a token.",
             )
+        if not principal.may_speak_for(event.source):
+            fault = Fault("/source", "Sources below /flexdb belong to FlexDB's own callers; use one of yours.")
+            raise Refused(400, "invalid_event", fault.detail, (fault,))
         submission = self._submission(event, handler)
         answer = await self._ledger.accept(submission)
         if isinstance(answer, Accepted):
@@ -102,11 +108,15 @@ class Intake:
         )
 
     def _request(self, event: Event, handler: Handler[Any]) -> Request:
+        _refuse_unknown_fields(event.data, handler.request_model)
         try:
             request = handler.request_model.model_validate(event.data, strict=False)
         except ValidationError as error:
             raise _invalid(faults_of(error)) from None
-        faults = list(handler.faults(request))
+        try:
+            faults = list(handler.faults(request))
+        except FlexError as error:
+            raise _invalid([Fault("", f"{error.message} {error.hint}")]) from error
         if request.callback_url is not None and (why := self._refuse_url(request.callback_url)):
             faults.append(Fault("/callback_url", why))
         if faults:
@@ -123,27 +133,34 @@ class Intake:
 def faults_of(error: ValidationError) -> list[Fault]:
     """A fault per thing the model refused; the refused values are not repeated."""
     return [
-        Fault("".join(f"/{_escaped(part)}" for part in item["loc"]), item["msg"])
+        Fault("".join(f"/{escaped(part)}" for part in item["loc"]), item["msg"])
         for item in error.errors(include_url=False, include_input=False, include_context=False)
     ]
 
 
-def _escaped(part: int | str) -> str:
+def escaped(part: int | str) -> str:
+    """One step of a JSON pointer (RFC 6901)."""
     return str(part).replace("~", "~0").replace("/", "~1")
 
 
 def _invalid(faults: list[Fault]) -> Refused:
-    return Refused(422, "invalid_request", "The request is not valid: " + faults[0].detail, tuple(faults))
+    detail = "The request is not valid: " + faults[0].detail
+    return Refused(422, "invalid_request", detail, tuple(faults[:FAULTS_TOLD]))
+
+
+def _refuse_unknown_fields(data: Mapping[str, Any], model: type[BaseModel]) -> None:
+    """Told without the model's help when there are absurdly many: it would make an error object of each."""
+    if len(data) <= len(model.model_fields) + FAULTS_TOLD:
+        return
+    unknown = (name for name in data if name not in model.model_fields)
+    raise _invalid([Fault(f"/{escaped(name[:100])}", "Unknown field.") for name in islice(unknown, FAULTS_TOLD)])
 
 
 def _refuse_odd_ids(event: Event) -> None:
     for name, value, longest in (("id", event.id, ID_LENGTH), ("source", event.source, SOURCE_LENGTH)):
         if not value or len(value) > longest or CONTROL.search(value):
-            raise Refused(
-                400,
-                "invalid_event",
-                f"The event's {name} must have 1 to {longest} characters, none of them a control character.",
-            )
+            detail = f"The event's {name} must have 1 to {longest} characters, none of them a control character."
+            raise Refused(400, "invalid_event", detail, (Fault(f"/{name}", detail),))
 
 
 def _refusal(answer: IdReused | Busy | QueueFull, submission: Submission) -> Refused:
@@ -160,7 +177,7 @@ def _refusal(answer: IdReused | Busy | QueueFull, submission: Submission) -> Ref
                 409,
                 "target_busy",
                 "Another job is open on the same target; wait for it, or use on_conflict queue or join.",
-                extra={"job_id": job_id},
+                extra={"job_id": job_id, "links": links(job_id)},
             )
         case QueueFull(open_jobs):
             return Refused(

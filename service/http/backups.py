@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 from typing import Any, BinaryIO
 
 from aiohttp import web
 
 from engines.artefacts.manifest import StoredFile
-from engines.errors import ObjectMissing, StorageFailed, UnknownBackup
+from engines.errors import ArtefactDamaged, ObjectMissing, UnknownBackup
+from engines.storage.base import Store
 from handlers.base import Fault
 from handlers.ports import CatalogueEntry
 from service.http.keys import PARTS
 from service.http.paging import page_response, wished_limit
+from service.http.problems import BEGUN
 from service.intake import Refused
 from service.ledger.base import BackupFilter
 
@@ -86,11 +89,19 @@ async def download_backup(request: web.Request) -> web.StreamResponse:
     entry = await _entry(request)
     file = _wanted_file(entry, request.query.get("file"))
     store = request.app[PARTS].stores.store(entry.store)
-    source = await asyncio.to_thread(store.open, f"{entry.folder}/{file.name}")
+    source = await asyncio.to_thread(_open, store, f"{entry.folder}/{file.name}", file)
     try:
         return await _stream(request, source, file)
     finally:
         await asyncio.to_thread(source.close)
+
+
+def _open(store: Store, key: str, file: StoredFile) -> BinaryIO:
+    """Raises `ObjectMissing`, or `ArtefactDamaged` when the length alone shows that it is not what was written."""
+    found = store.size(key)
+    if found != file.bytes:
+        raise ArtefactDamaged(f"The stored file has {found} bytes; {file.bytes} were written.")
+    return store.open(key)
 
 
 def _wanted_file(entry: CatalogueEntry, name: str | None) -> StoredFile:
@@ -110,20 +121,18 @@ async def _stream(request: web.Request, source: BinaryIO, file: StoredFile) -> w
             "Content-Length": str(file.bytes),
             "Content-Disposition": f'attachment; filename="{safe}"',
             "ETag": f'"{file.sha256}"',
+            "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",  # RFC 9530
         }
     )
-    first = await asyncio.to_thread(source.read, CHUNK)  # before the status line: a store that fails gives a problem
+    chunk = await asyncio.to_thread(source.read, CHUNK)  # before the status line: a store that fails gives a problem
     await response.prepare(request)
-    if request.method == "HEAD":
-        return response
-    chunk = first
-    try:
-        while chunk:
-            await response.write(chunk)
-            chunk = await asyncio.to_thread(source.read, CHUNK)
-    except (OSError, StorageFailed):
-        if request.transport is not None:
-            request.transport.abort()  # a length that is not kept tells the reader; a short file must not look whole
-        raise
+    request[BEGUN] = response
+    sent = 0
+    while chunk and request.method != "HEAD":
+        await response.write(chunk)
+        sent += len(chunk)
+        chunk = await asyncio.to_thread(source.read, CHUNK)
+    if sent != file.bytes and request.method != "HEAD":
+        raise ArtefactDamaged("The stored file changed while it was sent.")
     await response.write_eof()
     return response

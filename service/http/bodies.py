@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic_core import from_json
 
 from service.http.keys import PARTS
@@ -12,7 +13,11 @@ from service.intake import Refused
 
 
 async def read(request: web.Request) -> bytes:
-    """The whole body. Raises `Refused` (413) as soon as it is known to be too large; what comes is drained."""
+    """The whole body.
+
+    Raises `Refused`: 413 as soon as it is known to be too large (what still comes is drained), 400 for one that
+    breaks off or is not encoded as its headers say.
+    """
     limit = request.app[PARTS].max_body_bytes
     if request.content_length is not None and request.content_length > limit:
         raise too_large(limit)
@@ -20,6 +25,8 @@ async def read(request: web.Request) -> bytes:
         return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise too_large(limit) from None
+    except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, ConnectionError) as error:
+        raise Refused(400, "bad_request", "The body breaks off, or its encoding is broken.") from error
 
 
 def too_large(limit: int) -> Refused:

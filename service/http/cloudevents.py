@@ -17,12 +17,13 @@ from urllib.parse import unquote_to_bytes
 from handlers.base import Fault
 from service.event import Event
 from service.http.bodies import is_json, parse
-from service.intake import Refused
+from service.intake import FAULTS_TOLD, Refused, escaped
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 REQUESTED = ".requested"
-ATTRIBUTE = re.compile(r"^[a-z0-9]+$")
+ATTRIBUTE = re.compile(r"[a-z0-9]+")
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def from_structured(value: Any) -> Event:
@@ -30,19 +31,20 @@ def from_structured(value: Any) -> Event:
     if not isinstance(value, dict):
         raise _invalid(Fault("", "A CloudEvent is a JSON object."))
     attributes = {name: item for name, item in value.items() if name not in ("data", "data_base64")}
-    if "data" in value and "data_base64" in value:
+    data, encoded = value.get("data"), value.get("data_base64")
+    if encoded is None:
+        return _event(attributes, data)
+    if data is not None:
         raise _invalid(Fault("/data_base64", "An event has data or data_base64, not both."))
-    data = value.get("data")
-    if "data_base64" in value:
-        data = _decoded(value["data_base64"])
-    return _event(attributes, data)
+    return _event(attributes, _decoded(encoded))
 
 
 def _decoded(text: Any) -> Any:
     try:
-        return parse(base64.b64decode(text, validate=True))
+        decoded = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error):
         raise _invalid(Fault("/data_base64", "This is not base64.")) from None
+    return parse(decoded) if decoded.strip() else None
 
 
 def from_binary(headers: Mapping[str, str], media_type: str, body: bytes) -> Event:
@@ -71,16 +73,7 @@ def _header_value(name: str, value: str) -> str:
 def _event(attributes: dict[str, Any], data: Any) -> Event:
     attributes = {name: value for name, value in attributes.items() if value is not None}
     faults = [fault for name in ("specversion", "id", "source", "type") if (fault := _required(attributes, name))]
-    faults += [
-        Fault(f"/{name}", "Attribute names hold only a-z and 0-9; values are strings, numbers or booleans.")
-        for name, value in attributes.items()
-        if not ATTRIBUTE.match(name) or isinstance(value, dict | list)
-    ]
-    content_type = attributes.get("datacontenttype")
-    if content_type is not None and not (
-        isinstance(content_type, str) and is_json(content_type.partition(";")[0].strip().lower())
-    ):
-        faults.append(Fault("/datacontenttype", "The data of an event is JSON: application/json."))
+    faults += [fault for name, value in attributes.items() if (fault := _odd(name, value))]
     expires_at, time_faults = _times(attributes)
     faults += time_faults
     if faults:
@@ -112,18 +105,39 @@ def _required(attributes: Mapping[str, Any], name: str) -> Fault | None:
     return None
 
 
+def _odd(name: str, value: Any) -> Fault | None:
+    """What is wrong with an attribute that may be left out, or with its name."""
+    if not ATTRIBUTE.fullmatch(name) or isinstance(value, dict | list | float):
+        told = "Attribute names hold only a-z and 0-9; values are strings, whole numbers or booleans."
+        return Fault(f"/{escaped(name[:100])}", told)
+    if name in ("subject", "dataschema") and not (isinstance(value, str) and value):
+        return Fault(f"/{name}", f"The attribute {name} is a string that is not empty, or left out.")
+    if name == "datacontenttype" and not (
+        isinstance(value, str) and is_json(value.partition(";")[0].strip().lower())
+    ):
+        return Fault("/datacontenttype", "The data of an event is JSON: application/json.")
+    return None
+
+
 def _times(attributes: Mapping[str, Any]) -> tuple[float | None, list[Fault]]:
     faults, found = [], dict[str, float]()
     for name in ("time", "expirytime"):
         if name in attributes:
             try:
-                at = datetime.fromisoformat(attributes[name])
-                if at.tzinfo is None:
-                    raise ValueError
-                found[name] = at.timestamp()
+                found[name] = _timestamp(attributes[name])
             except (TypeError, ValueError, OverflowError):
                 faults.append(Fault(f"/{name}", "This is an RFC 3339 timestamp, like 2026-11-21T03:00:00Z."))
     return found.get("expirytime"), faults
+
+
+def _timestamp(text: str) -> float:
+    """Seconds since the epoch. Raises `TypeError`, `ValueError` or `OverflowError`."""
+    shape = RFC_3339.fullmatch(text)
+    if shape is None:
+        raise ValueError
+    if shape[1] == "60":  # a leap second, which Python does not know
+        text = f"{text[:17]}59{text[19:]}"
+    return datetime.fromisoformat(text.upper()).timestamp()
 
 
 def _operation(kind: str) -> str:
@@ -133,4 +147,4 @@ def _operation(kind: str) -> str:
 
 
 def _invalid(*faults: Fault) -> Refused:
-    return Refused(400, "invalid_event", f"The event is not valid: {faults[0].detail}", faults)
+    return Refused(400, "invalid_event", f"The event is not valid: {faults[0].detail}", faults[:FAULTS_TOLD])

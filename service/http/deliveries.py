@@ -7,9 +7,8 @@ from typing import Any
 from aiohttp import web
 from yarl import URL
 
-from handlers.base import Fault
 from service.http.keys import PARTS
-from service.http.paging import page_response, wished_limit
+from service.http.paging import page_response, refuse_unknown, wished_limit
 from service.intake import Refused
 from service.jobs import iso
 from service.ledger.base import Delivery, DeliveryStatus
@@ -58,9 +57,7 @@ def shown(delivery: Delivery) -> dict[str, Any]:
 async def list_deliveries(request: web.Request) -> web.Response:
     """GET /deliveries: newest first, filtered by job_id and status."""
     query, status = request.query, request.query.get("status")
-    if status is not None and status not in tuple(DeliveryStatus):
-        detail = f"One of {', '.join(DeliveryStatus)}."
-        raise Refused(422, "invalid_request", f"There is no status {status!r}. {detail}", (Fault("/status", detail),))
+    refuse_unknown("status", status, DeliveryStatus)
     page = await request.app[PARTS].ledger.deliveries(
         job_id=query.get("job_id"),
         status=status,

@@ -9,13 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
-from handlers.base import Fault
 from service.http.keys import PARTS, Parts
-from service.http.paging import page_response, wished_limit
-from service.http.problems import problem
+from service.http.paging import page_response, refuse_unknown, wished_limit
+from service.http.problems import BEGUN, problem
 from service.intake import Refused
 from service.jobs import ENDED, Job, Status, links, new_id
-from service.ledger.base import CancelOutcome, HistoryEntry
+from service.ledger.base import CancelOutcome, HistoryEntry, LedgerUnavailable
 
 KEEP_ALIVE_SECONDS = 15.0
 POLL_SECONDS = 2.0
@@ -40,14 +39,12 @@ async def list_jobs(request: web.Request) -> web.Response:
     """GET /jobs: newest first, filtered by status, operation and connection."""
     parts, query = request.app[PARTS], request.query
     status = query.get("status")
-    if status is not None and status not in tuple(Status):
-        known = ", ".join(Status)
-        raise Refused(
-            422, "invalid_request", f"There is no status {status!r}.", (Fault("/status", f"One of {known}."),)
-        )
+    refuse_unknown("status", status, Status)
+    operation = query.get("operation")
+    refuse_unknown("operation", operation, parts.intake.handlers)
     page = await parts.ledger.jobs(
         status=status,
-        operation=query.get("operation"),
+        operation=operation,
         connection=query.get("connection"),
         cursor=query.get("cursor") or None,
         limit=wished_limit(query),
@@ -107,7 +104,9 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )
     await stream.prepare(request)
-    with contextlib.suppress(ConnectionResetError):  # the reader has gone: nothing is lost
+    request[BEGUN] = stream
+    # Without the ledger (the service stops) the stream ends early: readers come back with Last-Event-ID.
+    with contextlib.suppress(ConnectionResetError, LedgerUnavailable):  # a reader that has gone misses nothing
         await _stream(parts, job.job_id, request.headers.get("Last-Event-ID"), stream)
     return stream
 
@@ -133,7 +132,6 @@ async def _stream(parts: Parts, job_id: str, last_id: str | None, stream: web.St
                 spoke = loop.time()
             if not ended:
                 await follower.wait(POLL_SECONDS)
-    await stream.write_eof()
 
 
 async def _seq_of(parts: Parts, job_id: str, event_id: str | None) -> int:

@@ -23,6 +23,8 @@ class RouteLike(Protocol):
     def summary(self) -> str: ...
     @property
     def access(self) -> str: ...
+    @property
+    def query(self) -> Sequence[tuple[str, str]]: ...
 
 
 Document = dict[str, Any]
@@ -173,8 +175,8 @@ def _operation(route: RouteLike, path: str, *, schema: str | None = None, summar
         "security": _security(route.access),
         "responses": {"default": PROBLEM} | _answers(route, takes_events=takes_events),
     }
-    if names := re.findall(r"\{(\w+)\}", path):
-        operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]
+    if parameters := _parameters(route, path):
+        operation["parameters"] = parameters
     if takes_events:
         operation["parameters"] = [
             {"name": "Prefer", "in": "header", "schema": _TEXT, "description": "wait=SECONDS, 0 to 300"},
@@ -189,6 +191,13 @@ def _operation(route: RouteLike, path: str, *, schema: str | None = None, summar
             },
         }
     return operation
+
+
+def _parameters(route: RouteLike, path: str) -> list[Document]:
+    in_path = re.findall(r"\{(\w+)\}", path)
+    return [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in in_path] + [
+        {"name": name, "in": "query", "schema": _TEXT, "description": meaning} for name, meaning in route.query
+    ]
 
 
 def _body(schema: str | None) -> Document:
@@ -237,8 +246,10 @@ def _operation_id(method: str, path: str) -> str:
 def asyncapi_document(handlers: Operations) -> Document:
     """AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0): events in and out."""
     messages: Document = {}
+    schemas: Document = {}
     for name, handler in handlers.items():
-        request = handler.request_model.model_json_schema()
+        schemas |= _schemas(f"{name.capitalize()}Request", handler.request_model)
+        request = {"$ref": f"#/components/schemas/{name.capitalize()}Request"}
         messages[f"{name}.requested"] = {"name": f"{name}.requested", "payload": _event_schema(request)}
         for stage in ("started", *STAGE.values()):
             messages[f"{name}.{stage}"] = {"name": f"{name}.{stage}", "payload": _event_schema(_OPEN)}
@@ -255,6 +266,7 @@ def asyncapi_document(handlers: Operations) -> Document:
             "takeEvent": {"action": "receive", "channel": {"$ref": "#/channels/requests"}},
             "tellOutcome": {"action": "send", "channel": {"$ref": "#/channels/completions"}},
         },
+        "components": {"schemas": schemas},
     }
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from engines.errors import FlexError, ObjectMissing, UnknownBackup
+from engines.errors import ArtefactDamaged, FlexError, ObjectMissing, UnknownBackup
 from handlers.base import Fault
 from service.access import NotAuthenticated
 from service.intake import Refused
 from service.ledger.base import InvalidCursor, LedgerUnavailable
 
 log = structlog.get_logger(__name__)
+
+BEGUN = web.RequestKey("begun", web.StreamResponse)
+"""The response whose head has been sent: after that a problem can only be told by breaking off."""
 
 CODES: dict[str, str] = {
     "malformed_json": "the body is not JSON in UTF-8",
@@ -141,6 +144,8 @@ def of_exception(error: Exception) -> web.Response | None:
             return problem(422, "invalid_request", detail, faults=[Fault("/cursor", detail)])
         case UnknownBackup() | ObjectMissing():
             return problem(404, error.code, f"{error.message} {error.hint}")
+        case ArtefactDamaged():
+            return problem(409, error.code, f"{error.message} {error.hint}")
         case FlexError():
             return problem(503 if error.retryable else 422, error.code, f"{error.message} {error.hint}")
         case web.HTTPException():
@@ -150,23 +155,43 @@ def of_exception(error: Exception) -> web.Response | None:
     return None
 
 
+def of_any(request: web.Request, error: Exception) -> web.Response:
+    """A problem for every exception; the unforeseen is logged whole and told in one sentence."""
+    found = of_exception(error)
+    if found is None:
+        route = str(request.match_info.route.resource)
+        log.error("request_failed", method=request.method, route=route, exc_info=error)
+        found = problem(500, "internal_error", "Something went wrong here; the service's log has the details.")
+    return found
+
+
+def item_body(request: web.Request, error: Exception) -> dict[str, Any]:
+    """The problem of one item of a batch."""
+    response = of_any(request, error)
+    assert isinstance(response.body, bytes)  # noqa: S101  for mypy: `problem` made it of bytes
+    body: dict[str, Any] = json.loads(response.body)
+    return body
+
+
+def cut_off(request: web.Request, begun: web.StreamResponse, error: Exception) -> web.StreamResponse:
+    """End a response that cannot be completed so that the reader notices: the connection breaks off."""
+    if not isinstance(error, ConnectionError):  # a reader that went away is no news
+        log.error("response_cut_off", route=str(request.match_info.route.resource), exc_info=error)
+    if request.transport is not None:
+        request.transport.abort()
+    return begun
+
+
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
 async def problems(request: web.Request, handler: Handle) -> web.StreamResponse:
-    """Turns every exception into a problem; the unforeseen is logged whole and told in one sentence."""
+    """Turns every exception into a problem."""
     try:
         return await handler(request)
-    except web.HTTPException as error:
-        if error.status < HTTPStatus.BAD_REQUEST:
-            raise
-        found = of_exception(error)
-        assert found is not None  # noqa: S101  for mypy: the table holds HTTPException
-        return found
     except Exception as error:
-        found = of_exception(error)
-        if found is None:
-            log.exception("request_failed", method=request.method, route=str(request.match_info.route.resource))
-            found = problem(500, "internal_error", "Something went wrong here; the service's log has the details.")
-        return found
+        if isinstance(error, web.HTTPException) and error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        begun = request.get(BEGUN)
+        return of_any(request, error) if begun is None else cut_off(request, begun, error)

@@ -24,7 +24,22 @@ class Route:
     summary: str
     access: str = "token"
     """`open`: nothing asked; `token`; `signed`: a token or a source's signature, checked by the door itself."""
+    query: tuple[tuple[str, str], ...] = ()
+    """Query parameters and what each means."""
 
+
+PAGING = (("cursor", "The `next_cursor` of the page before."), ("limit", "Items on a page, 1 to 500; 50 by default."))
+JOB_FILTERS = (
+    ("status", "queued, running, succeeded, failed or canceled."),
+    ("operation", "Name of an operation."),
+    ("connection", "Name of a connection."),
+)
+DELIVERY_FILTERS = (("job_id", "Those of one job."), ("status", "pending, delivered or abandoned."))
+BACKUP_FILTERS = (
+    ("connection", "Name of a connection."),
+    ("label", "NAME:VALUE; may be given several times."),
+    ("min_level", "Verified at least to this level, 0 to 3."),
+)
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/events", events.post_event, "Take a CloudEvent, structured, binary or batched.", "signed"),
@@ -35,16 +50,28 @@ ROUTES: tuple[Route, ...] = (
         "Take any JSON object as an operation's data.",
         "signed",
     ),
-    Route("GET", "/jobs", jobs.list_jobs, "List jobs, newest first."),
+    Route("GET", "/jobs", jobs.list_jobs, "List jobs, newest first.", query=JOB_FILTERS + PAGING),
     Route("GET", "/jobs/{id}", jobs.show_job, "Show one job."),
     Route("POST", "/jobs/{id}/cancel", jobs.cancel_job, "Ask a job to stop."),
     Route("POST", "/jobs/{id}/retry", jobs.retry_job, "Make a new job like a failed or canceled one."),
     Route("GET", "/jobs/{id}/events", jobs.stream_events, "Follow a job: server-sent events, the history first."),
-    Route("GET", "/deliveries", deliveries.list_deliveries, "List deliveries of events and every attempt."),
+    Route(
+        "GET",
+        "/deliveries",
+        deliveries.list_deliveries,
+        "List deliveries of events and every attempt.",
+        query=DELIVERY_FILTERS + PAGING,
+    ),
     Route("POST", "/deliveries/{id}/redeliver", deliveries.redeliver, "Send a delivery again."),
-    Route("GET", "/backups", backups.list_backups, "List backups, newest first."),
+    Route("GET", "/backups", backups.list_backups, "List backups, newest first.", query=BACKUP_FILTERS + PAGING),
     Route("GET", "/backups/{id}", backups.show_backup, "Show one backup with its manifest."),
-    Route("GET", "/backups/{id}/download", backups.download_backup, "Download a stored file."),
+    Route(
+        "GET",
+        "/backups/{id}/download",
+        backups.download_backup,
+        "Download a stored file.",
+        query=(("file", "Which one, when the backup has several."),),
+    ),
     Route("GET", "/subscriptions", subscriptions.list_subscriptions, "List subscriptions."),
     Route("GET", "/subscriptions/{name}", subscriptions.show_subscription, "Show one subscription."),
     Route("PUT", "/subscriptions/{name}", subscriptions.put_subscription, "Make or replace a subscription."),
@@ -78,4 +105,6 @@ def make_app(parts: Parts) -> web.Application:
     for route in ROUTES:
         handle = _with_token(route.handle) if route.access == "token" else route.handle
         app.router.add_route(route.method, route.path, handle)
+        if route.method == "GET" and route.handle is not jobs.stream_events:
+            app.router.add_route("HEAD", route.path, handle)
     return app

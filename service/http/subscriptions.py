@@ -66,7 +66,7 @@ async def show_subscription(request: web.Request) -> web.Response:
 async def put_subscription(request: web.Request) -> web.Response:
     """PUT /subscriptions/{name}: 201 when it is new, 200 when it replaces one."""
     parts, name = request.app[PARTS], request.match_info["name"]
-    if not NAME.match(name):
+    if not NAME.fullmatch(name):
         detail = "A name has a-z, 0-9, _ and -, at most 63 characters."
         raise Refused(422, "invalid_request", detail, (Fault("/name", detail),))
     try:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from service.http.keys import Parts
 from service.jobs import ENDED
+from service.ledger.base import LedgerUnavailable
 
 LONGEST = 300
 POLL_SECONDS = 2.0
@@ -38,12 +39,16 @@ async def terminal_event(parts: Parts, job_id: str) -> str | None:
 
 
 async def with_wait(parts: Parts, job_id: str, seconds: int, answer: web.Response) -> web.Response:
-    """The terminal event with 200 when the job ends in time, else `answer`."""
+    """The terminal event with 200 when the job ends in time, else `answer`; that too when the ledger goes away
+    meanwhile (the service stops), as the event was accepted all the same."""
     applied = {"Preference-Applied": f"wait={seconds}"}
     until = time.monotonic() + seconds
     with parts.hub.following(job_id) as follower:
         while True:
-            event = await terminal_event(parts, job_id)
+            try:
+                event = await terminal_event(parts, job_id)
+            except LedgerUnavailable:
+                return answer
             left = until - time.monotonic()
             if event is not None:
                 return web.Response(

@@ -70,8 +70,8 @@ FACTS = (
     "SELECT string_agg(convert_from(lo_get(oid), 'UTF8'), '|') FROM pg_largeobject_metadata",
     "SELECT obj_description('customers'::regclass), (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)",
     "SELECT string_agg(indexdef, '|' ORDER BY indexdef) FROM pg_indexes WHERE schemaname !~ '^pg_'",
-    "SELECT string_agg(conname || pg_get_constraintdef(oid), '|' ORDER BY conname) FROM pg_constraint c"
-    + " WHERE contype <> 'n' AND connamespace = 'public'::regnamespace",
+    """SELECT string_agg(conname || pg_get_constraintdef(oid), '|' ORDER BY conname) FROM pg_constraint
+        WHERE contype <> 'n' AND connamespace = 'public'::regnamespace""",
 )
 """Looked at with the driver alone, in the original and in what was restored."""
 

@@ -1,0 +1,45 @@
+"""The files for containers name what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+def test_compose_sets_only_settings_that_exist() -> None:
+    known = {f"FLEXDB_{name.upper()}" for name in Settings.model_fields}
+    for name in COMPOSE["services"]["flexdb"]["environment"]:
+        assert name.split("__")[0] in known, name
+
+
+def test_compose_publishes_the_service_on_this_machine_only_and_wants_a_token() -> None:
+    flexdb = COMPOSE["services"]["flexdb"]
+    assert flexdb["ports"] == ["127.0.0.1:8080:8080"]
+    assert ":?" in flexdb["environment"]["FLEXDB_TOKEN"]
+
+
+def test_compose_gives_the_service_longer_to_stop_than_it_drains() -> None:
+    grace = COMPOSE["services"]["flexdb"]["stop_grace_period"]
+    assert int(grace.removesuffix("s")) > Settings.model_fields["drain_seconds"].default
+
+
+def test_volumes_and_build_files_of_compose_exist() -> None:
+    for service in COMPOSE["services"].values():
+        assert {volume.partition(":")[0] for volume in service["volumes"]} <= set(COMPOSE["volumes"])
+    assert (ROOT / COMPOSE["services"]["flexdb"]["build"]["dockerfile"]).is_file()
+
+
+def test_the_image_copies_what_the_package_needs_and_runs_without_root() -> None:
+    for copied in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE):
+        for name in copied.split():
+            assert (ROOT / name).exists(), name
+    assert re.search(r"^USER flexdb$", DOCKERFILE, re.MULTILINE)
+    assert 'CMD ["flexdb", "serve"]' in DOCKERFILE
