@@ -166,7 +166,7 @@ async def run(load: Load) -> Report:
     await _pass(everyone, load.seconds)
     took, cpu = time.perf_counter() - began, time.process_time() - cpu
     meter.measuring, meter.ending = False, True
-    await asyncio.wait_for(everyone, 120)
+    await asyncio.wait_for(everyone, 30)
     latencies = sorted(meter.latencies)
     return Report(
         per_second=len(latencies) / took,

@@ -38,9 +38,7 @@ _PASSWORD = re.compile(r"(?i)\b(password|passwd|pwd|sslpassword)(\s*=\s*)('(?:[^
 
 def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     """`text` with every secret, percent-encoded or not, and whatever looks like credentials, as `***`."""
-    forms = {
-        form for secret in secrets if secret for form in (secret, quote(secret, safe=""), quote_plus(secret))
-    }
+    forms = {form for secret in secrets if secret for form in (secret, quote(secret, safe=""), quote_plus(secret))}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, "***")
     return _PASSWORD.sub(r"\1\2***", _CREDENTIALS.sub("***", text))
@@ -97,9 +95,7 @@ class _Process:
             raise ToolFailed(f"{command.name} cannot be started: {type(error).__name__}.") from error
         finally:
             os.close(held_by_guard)
-        self._drain = threading.Thread(
-            target=self._read_stderr, name=f"stderr of {command.name}", daemon=True
-        )
+        self._drain = threading.Thread(target=self._read_stderr, name=f"stderr of {command.name}", daemon=True)
         self._drain.start()
 
     def _read_stderr(self) -> None:

@@ -35,9 +35,12 @@ class OutEvent:
     body: bytes
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
+
+
 def canonical(value: Any) -> str:
-    """JSON with sorted keys, no spaces, ASCII only: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """JSON with sorted keys, no spaces, ASCII only: equal values give equal text. The value was parsed from JSON."""
+    return _CANONICAL.encode(value)
 
 
 def digest(operation: str, data: dict[str, Any]) -> str:
@@ -51,6 +54,12 @@ JOIN_LEAVES_OUT = frozenset({"callback_url", "on_conflict"})
 def join_digest(operation: str, data: dict[str, Any]) -> str:
     """What two requests must share for the second to join the first: all but where the answer goes."""
     return digest(operation, {key: value for key, value in data.items() if key not in JOIN_LEAVES_OUT})
+
+
+def digests(operation: str, data: dict[str, Any]) -> tuple[str, str]:
+    """`digest` and `join_digest`, made once where they are the same."""
+    own = digest(operation, data)
+    return own, own if JOIN_LEAVES_OUT.isdisjoint(data) else join_digest(operation, data)
 
 
 def _out(job: Job, stage: str, event_id: str, at: float, data: dict[str, Any]) -> OutEvent:

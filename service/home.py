@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from engines.durability import make_folder, sync
+
 
 class HomeUnusable(Exception):
     """The folder cannot be made or written to; the message says what to do."""
@@ -29,8 +31,8 @@ class Home:
         """Make the folders, mode 0700. Raises `HomeUnusable`."""
         try:
             for folder in (self.folder, self.storage, self.work):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            probe = self.folder / f".probe-{os.getpid()}"
+                make_folder(folder)
+            probe = self.folder / f".probe-{secrets.token_hex(4)}"
             probe.touch(mode=0o600)
             probe.unlink()
         except OSError as error:
@@ -45,13 +47,14 @@ class Home:
             return path.read_text().strip(), False
         except FileNotFoundError:
             pass
-        fresh = path.with_name(f".{path.name}-{os.getpid()}")
+        fresh = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(make + "\n")
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(path)
+        sync(path.parent)
         return make, True
 
 

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from engines.errors import FlexError
 from handlers.base import Claim, Fault, Handler, Request
 from service.access import Principal
-from service.event import Event, digest, join_digest
+from service.event import Event, digests
 from service.jobs import links, new_id
 from service.ledger.base import Accepted, Busy, IdReused, Ledger, QueueFull, Submission
 
@@ -90,6 +90,7 @@ class Intake:
     def _submission(self, event: Event, handler: Handler[Any]) -> Submission:
         _refuse_odd_ids(event)
         request = self._request(event, handler)
+        digest, join_digest = digests(event.operation, event.data)
         return Submission(
             job_id=new_id(),
             source=event.source,
@@ -97,8 +98,8 @@ class Intake:
             operation=event.operation,
             connection=handler.connection(request),
             data=to_json(event.data).decode(),
-            digest=digest(event.operation, event.data),
-            join_digest=join_digest(event.operation, event.data),
+            digest=digest,
+            join_digest=join_digest,
             claims=self._claims(handler, request),
             callback_url=request.callback_url,
             on_conflict=request.on_conflict,

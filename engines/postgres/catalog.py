@@ -102,11 +102,7 @@ def relations(connection: Connection) -> list[Relation]:
 def matches(pattern: str, schema: str, name: str) -> bool:
     """`schema.table` or `table`, with `*`, `?` and `[…]`; a name written as it is always matches."""
     full = f"{schema}.{name}"
-    return (
-        pattern in {name, full}
-        or fnmatchcase(full, pattern)
-        or ("." not in pattern and fnmatchcase(name, pattern))
-    )
+    return pattern in {name, full} or fnmatchcase(full, pattern) or ("." not in pattern and fnmatchcase(name, pattern))
 
 
 def select(found: Sequence[Relation], patterns: Iterable[str], where: str) -> list[Relation]:
@@ -131,9 +127,7 @@ def no_match(pattern: str, where: str) -> TargetMissing:
     )
 
 
-def _closed(
-    found: Sequence[Relation], start: set[int], parents: Callable[[Relation], Iterable[int]]
-) -> set[int]:
+def _closed(found: Sequence[Relation], start: set[int], parents: Callable[[Relation], Iterable[int]]) -> set[int]:
     reached = set(start)
     grown = True
     while grown:
@@ -164,9 +158,7 @@ def count_query(some: Sequence[tuple[int, Relation]]) -> sql.Composed:
     return sql.SQL(" UNION ALL ").join(parts)
 
 
-def count_rows(
-    connection: Connection, found: Sequence[Relation], step: Callable[[int, int], None]
-) -> dict[int, int]:
+def count_rows(connection: Connection, found: Sequence[Relation], step: Callable[[int, int], None]) -> dict[int, int]:
     """Rows of every counted relation by its oid; `step(done, of)` is called between queries."""
     wanted = [(item.oid, item) for item in found if item.counted]
     counts: dict[int, int] = {}

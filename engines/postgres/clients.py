@@ -102,12 +102,9 @@ class Clients:
         """One that reads the archive, the server's own major if there is one; raises `NoFittingClient`."""
         oldest = oldest_reader(archive_major)
 
-        def preference(client: Client) -> tuple[bool, bool, int]:
-            return (
-                client.major != server_major,
-                needs_filter(client.major, server_major),
-                abs(client.major - server_major),
-            )
+        def preference(client: Client) -> tuple[bool, int, bool]:
+            newer = client.major > server_major  # servers understand older clients, not always newer ones
+            return needs_filter(client.major, server_major), abs(client.major - server_major), newer
 
         fitting = [client for client in self._with("pg_restore", tls) if client.major >= oldest]
         usable = [c for c in fitting if not needs_filter(c.major, server_major) or "psql" in c.programs]
@@ -126,8 +123,7 @@ class Clients:
         if fitting:
             return min(fitting, key=lambda client: abs(client.major - archive_major))
         raise NoFittingClient(
-            f"No pg_restore reads an archive of pg_dump {archive_major}: "
-            f"{self._found('pg_restore', tls=False)}.",
+            f"No pg_restore reads an archive of pg_dump {archive_major}: {self._found('pg_restore', tls=False)}.",
             hint=_mend(oldest),
         )
 
@@ -138,8 +134,7 @@ class Clients:
 
     def _found(self, program: str, tls: bool) -> str:
         names = [
-            f"{client.version} in {client.folder}"
-            + (" (built without TLS)" if tls and not client.speaks_tls else "")
+            f"{client.version} in {client.folder}" + (" (built without TLS)" if tls and not client.speaks_tls else "")
             for client in self.all()
             if program in client.programs
         ]

@@ -248,9 +248,7 @@ def prepare(opened: Connection, seconds: float) -> None:
         )
 
 
-def rows(
-    opened: Connection, query: Any, parameters: tuple[Any, ...] | dict[str, Any] | None = None
-) -> list[Any]:
+def rows(opened: Connection, query: Any, parameters: tuple[Any, ...] | dict[str, Any] | None = None) -> list[Any]:
     """All rows a query gives."""
     with opened.cursor() as cursor:
         cursor.execute(query, parameters)
@@ -303,3 +301,34 @@ def translated(error: psycopg2.Error, address: Address) -> FlexError:
         hint="Read the server's own words in the message.",
         details={"sqlstate": error.pgcode},
     )
+
+
+_TOOL_WORDS: tuple[tuple[re.Pattern[str], type[FlexError], str], ...] = (
+    (
+        re.compile(r"due to (statement|lock) timeout|deadlock detected|connection slots|too many clients"),
+        TargetBusy,
+        "was kept waiting too long by others",
+    ),
+    (
+        re.compile(
+            r"connection to server|server closed the connection|terminating connection|SSL SYSCALL"
+            r"|the database system is (starting|shutting)|could not (send|receive) data"
+        ),
+        TargetUnavailable,
+        "lost the server",
+    ),
+)
+
+
+@contextmanager
+def tools_translated() -> Iterator[None]:
+    """Failures of client programs that may pass come out as what a session would have raised."""
+    try:
+        yield
+    except ToolFailed as error:
+        words = str(error.details.get("stderr", ""))
+        for pattern, kind, what in _TOOL_WORDS:
+            if pattern.search(words):
+                tool = error.details.get("tool", "the tool")
+                raise kind(f"{tool} {what}: {words[-500:]}", details=error.details) from error
+        raise

@@ -37,9 +37,7 @@ class Snapshot:
         tables = [identifier(item) for item in relations if item.counted]
         try:
             for start in range(0, len(tables), 200):
-                names = sql.SQL(", ").join(
-                    sql.SQL("ONLY {}").format(name) for name in tables[start : start + 200]
-                )
+                names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(name) for name in tables[start : start + 200])
                 execute(self.connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
         except psycopg2.errors.UndefinedTable as error:
             raise TargetBusy("A table was dropped while the backup began.") from error

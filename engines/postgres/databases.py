@@ -67,9 +67,7 @@ class Locale:
         if self.provider == "i":
             parts.append(sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(self.locale)))
         if self.provider == "b":
-            parts.append(
-                sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(self.locale))
-            )
+            parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(self.locale)))
         return sql.SQL(" ").join(parts)
 
 
@@ -128,12 +126,27 @@ def _drop(opened: Connection, database: str) -> None:
 
 
 def publish(address: Address, built: str, final: str, run: Run) -> None:
-    """Give a finished database its name; raises `TargetNotEmpty` when somebody took the name meanwhile."""
+    """Give a finished database its name; raises `TargetNotEmpty` when somebody took the name meanwhile.
+
+    Its comment says which job made it: an attempt that died right after this finds its work done.
+    """
     with ending_sessions(address, built, run), maintenance(address, run) as opened:
+        execute(opened, _comment(built, _made_by(run.job_id)))
         try:
             execute(opened, _rename(built, final))
         except errors.DuplicateDatabase as error:
             raise TargetNotEmpty(f"A database {final!r} was made by somebody else meanwhile.") from error
+
+
+def made_by(address: Address, database: str, run: Run) -> bool:
+    """Whether an earlier attempt of this job made the database and got as far as naming it."""
+    with maintenance(address, run) as opened:
+        found = rows(opened, QUERIES["database_comment"], (database,))
+    return bool(found) and found[0][0] == _made_by(run.job_id)
+
+
+def _made_by(job_id: str) -> str:
+    return f"Restored by FlexDB, job {job_id}"
 
 
 def switch(address: Address, built: str, final: str, moved_away: str, run: Run) -> None:
@@ -154,9 +167,7 @@ def switch(address: Address, built: str, final: str, moved_away: str, run: Run) 
                 return
 
 
-def _rename_both(
-    opened: Connection, built: str, final: str, moved_away: str, properties: list[sql.Composable]
-) -> None:
+def _rename_both(opened: Connection, built: str, final: str, moved_away: str, properties: list[sql.Composable]) -> None:
     with opened.cursor() as cursor:
         cursor.execute("BEGIN")
         try:
@@ -182,9 +193,7 @@ def _comment(database: str, text: str | None) -> sql.Composable:
 
 def _properties(opened: Connection, source: str, into: str) -> list[sql.Composable]:
     """Statements that give one database what belongs to another itself and is in no dump."""
-    owner, limit, comment, grants, granted, settings = rows(
-        opened, QUERIES["database_properties"], (source,)
-    )[0]
+    owner, limit, comment, grants, granted, settings = rows(opened, QUERIES["database_properties"], (source,))[0]
     name = sql.Identifier(into)
     statements: list[sql.Composable] = [
         sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(owner)),
@@ -203,19 +212,13 @@ def _properties(opened: Connection, source: str, into: str) -> list[sql.Composab
     return statements
 
 
-_LISTS = frozenset(
-    {"search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces"}
-)
+_LISTS = frozenset({"search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces"})
 """Settings whose value is a list of names, kept by the server already quoted."""
 
 
 def _setting(database: str, role: str | None, value: str) -> sql.Composable:
     name, _, text = value.partition("=")
-    who = (
-        sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(database))
-        if role
-        else None
-    )
+    who = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(database)) if role else None
     where = who or sql.SQL("DATABASE {}").format(sql.Identifier(database))
     shown = sql.SQL(text) if name in _LISTS and text else sql.Literal(text)
     return sql.SQL("ALTER {} SET {} TO {}").format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from engines.postgres import catalog
 from engines.postgres.archive import CUSTOM, DIRECTORY, GLOBALS
 from engines.postgres.catalog import Relation, Server
 from engines.postgres.clients import Client, Clients, needs_filter
-from engines.postgres.connection import Address, rows, session
+from engines.postgres.connection import Address, rows, session, tools_translated
 from engines.postgres.counting import Snapshot, counting, snapshot
 from engines.postgres.databases import Locale
 from engines.run import Run
@@ -143,7 +144,7 @@ class PgDump:
 
     def _copy(self, command: Command, sink: Sink, stage: str, estimate: int) -> None:
         """Everything the tool writes, and its good end: without it the caller's file must not appear."""
-        with reading(command, self.run) as output:
+        with tools_translated(), reading(command, self.run) as output:
             for data in output.chunks():
                 sink.write(data)
                 self.run.progress(stage, sink.raw_bytes, max(estimate, sink.raw_bytes))
@@ -167,7 +168,8 @@ class PgDump:
             into=folder,
         )
         try:
-            carry_out(command, self.run, lambda: self._tell_size(folder, source.estimate))
+            with tools_translated():
+                carry_out(command, self.run, lambda: self._tell_size(folder, source.estimate))
             with self.out.file(f"{self.target.connection}.tar", DIRECTORY) as sink:
                 self._tar(folder, sink)
         finally:
@@ -181,9 +183,7 @@ class PgDump:
         names = sorted(path.name for path in folder.iterdir())
         names.sort(key=lambda name: name != "toc.dat")  # the table of contents first: readers begin with it
         total = sum(_size(folder / name) for name in names)
-        stream = _Progressing(
-            sink, lambda: self.run.progress("storing", sink.raw_bytes, max(total, sink.raw_bytes))
-        )
+        stream = _Progressing(sink, lambda: self.run.progress("storing", sink.raw_bytes, max(total, sink.raw_bytes)))
         with tarfile.open(
             mode="w|", fileobj=cast(IO[bytes], stream), bufsize=1 << 20, format=tarfile.PAX_FORMAT
         ) as tar:
@@ -267,9 +267,7 @@ def choose(found: list[Relation], options: BackupOptions, database: str) -> Sele
     elif len(whole) == len(set(options.include)):
         arguments = [f"--schema={_quote(name)}" for name in sorted(whole)]
         arguments += [f"--exclude-table={_quoted(item)}" for item in excluded]
-        taken = [
-            item for item in found if item.schema in whole and item not in excluded and not item.of_extension
-        ]
+        taken = [item for item in found if item.schema in whole and item not in excluded and not item.of_extension]
     else:
         included = catalog.select(found, options.include, where)
         included += [item for item in catalog.owned_sequences(found, included) if item not in included]
@@ -301,6 +299,16 @@ def _quoted(relation: Relation) -> str:
     return f"{_quote(relation.schema)}.{_quote(relation.name)}"
 
 
+def _schemas(selection: Selection) -> list[str]:
+    """What a dump of chosen parts says of schemas: all of them when whole ones were chosen, else nothing."""
+    if any(argument.startswith("--schema=") for argument in selection.arguments):
+        return ["DROP SCHEMA public"] if '--schema="public"' in selection.arguments else []
+    if any(argument.startswith("--table=") for argument in selection.arguments):
+        names = sorted({item.schema for item in selection.relations})
+        return [f"CREATE SCHEMA IF NOT EXISTS {_quote(name)}" for name in names]
+    return []
+
+
 def by_hand(out: ArtefactWriter, source: Source) -> tuple[str, ...]:
     """The commands that restore without FlexDB, in the artefact's folder; fill in what is in capitals."""
     server = "--host=HOST --port=PORT --username=USER"
@@ -310,6 +318,9 @@ def by_hand(out: ArtefactWriter, source: Source) -> tuple[str, ...]:
         lines.append(f"psql -X {server} --dbname=postgres --file={names[GLOBALS]}  # roles")
     locale = source.locale
     lines.append(f"createdb {server} --template=template0 --encoding={locale.encoding} DATABASE")
+    lines += [
+        f"psql -X {server} --dbname=DATABASE --command={shlex.quote(line)}" for line in _schemas(source.selection)
+    ]
     archive = names.get(CUSTOM, "pg_dump")
     if DIRECTORY in names:
         lines.append(f"mkdir pg_dump && tar -xf {names[DIRECTORY]} -C pg_dump")

@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from psycopg2 import sql
 
-from engines.command import Command, ToolInput, carry_out, conversing, feeding, reading
+from engines.command import Command, carry_out, conversing, feeding, reading
 from engines.errors import AccessDenied, FlexError, StorageFull, TargetBusy, TargetUnavailable, ToolFailed
 from engines.postgres.archive import Archive, recorded
 from engines.postgres.catalog import QUERIES, Server
 from engines.postgres.clients import Client, needs_filter
-from engines.postgres.connection import Address, execute, rows, session
+from engines.postgres.connection import Address, execute, rows, session, tools_translated
 from engines.postgres.sessions import maintenance
 from engines.postgres.toc import RELATIONS, Entry
 from engines.run import Run
@@ -52,15 +53,11 @@ def owners(archive: Archive, address: Address, server: Server, run: Run) -> Owne
     with maintenance(address, run) as opened:
         missing = [name for (name,) in rows(opened, QUERIES["missing_roles"], (named,))]
         if missing:
-            return Owners(
-                False, f"Owners and grants were left out: roles missing here: {', '.join(missing)}."
-            )
+            return Owners(False, f"Owners and grants were left out: roles missing here: {', '.join(missing)}.")
         if not server.superuser:
             foreign = [name for (name,) in rows(opened, QUERIES["roles_we_cannot_act_for"], (named,))]
             if foreign:
-                return Owners(
-                    False, f"Owners and grants were left out: not a member of {', '.join(foreign)}."
-                )
+                return Owners(False, f"Owners and grants were left out: not a member of {', '.join(foreign)}.")
     return Owners(True)
 
 
@@ -91,7 +88,8 @@ class Load:
         """Raises `ToolFailed`, `StorageFull`, `Stopped`; then the target must go, unless `jobs` is 1."""
         made = self._make_schemas()
         try:
-            self._load()
+            with tools_translated():
+                self._load()
         except BaseException:
             with suppress(FlexError):  # the failure itself matters more; they are empty
                 self._drop_schemas(made)
@@ -117,9 +115,7 @@ class Load:
                     execute(opened, sql.SQL("DROP SCHEMA {}").format(sql.Identifier(name)))
 
     def _load(self) -> None:
-        if needs_filter(self.client.major, self.server.major) or (
-            self.before_commit and not self.commits_itself
-        ):
+        if needs_filter(self.client.major, self.server.major) or (self.before_commit and not self.commits_itself):
             self._through_psql()
         elif self.archive.path is None:
             self._streamed()
@@ -150,9 +146,7 @@ class Load:
         script = Command(self.client.path("pg_restore"), (*arguments, str(self.archive.path)))
         with conversing(self._psql(), self.run) as (into, answers):
             with reading(script, self.run) as output:
-                Script(into, needs_filter(self.client.major, self.server.major)).copy(
-                    output.read, self._tell_size()
-                )
+                Script(into, needs_filter(self.client.major, self.server.major)).copy(output.read, self._tell_size())
             into.write(SAY_END)
             if complete := any(END_MARK in data for data in iter(answers.read, b"")):
                 if self.before_commit is not None:
@@ -183,10 +177,15 @@ class Load:
         )
 
     def _selection(self) -> tuple[str, ...]:
-        if self.entries is None:
+        entries = self.entries
+        if recorded(self.archive.artefact, "include", []):
+            # pg_dump --schema=public writes a CREATE SCHEMA public, which every database has already.
+            entries = self.archive.entries(self.run) if entries is None else entries
+            entries = [entry for entry in entries if (entry.kind, entry.name) != ("SCHEMA", "public")]
+        if entries is None:
             return ()
         path = self.run.workspace / "entries.list"
-        path.write_text("".join(f"{entry.number};\n" for entry in self.entries))
+        path.write_text("".join(f"{entry.number};\n" for entry in entries))
         return (f"--use-list={path}",)
 
     def _tell_size(self) -> Callable[[], None]:
@@ -212,10 +211,14 @@ class Load:
             return None
 
 
+class Taker(Protocol):
+    def write(self, data: bytes, /) -> None: ...
+
+
 class Script:
     """Passes pg_restore's script on to psql, without its COMMIT and without what an old server refuses."""
 
-    def __init__(self, into: ToolInput, without_setting: bool) -> None:
+    def __init__(self, into: Taker, without_setting: bool) -> None:
         self._into, self._without_setting = into, without_setting
 
     def copy(self, read: Callable[[], bytes], tell: Callable[[], None]) -> None:

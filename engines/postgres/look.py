@@ -35,9 +35,7 @@ def check(target: Target, run: Run, clients: Clients) -> CheckReport:
     return CheckReport(True, server.version, latency, tools, problem_found)
 
 
-def _tools(
-    server: Server, address: Address, clients: Clients
-) -> tuple[dict[str, Any], dict[str, str] | None]:
+def _tools(server: Server, address: Address, clients: Clients) -> tuple[dict[str, Any], dict[str, str] | None]:
     """Which programs a backup of this server, and a restore into it, would use."""
     tls = server.tls or address.wants_tls
     try:

@@ -95,6 +95,9 @@ SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER B
 -- name: database_exists
 SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s);
 
+-- name: database_comment
+SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s;
+
 -- name: database_properties
 -- What belongs to a database itself and is in no dump: owner, connection limit, comment, grants, settings.
 SELECT pg_get_userbyid(d.datdba), d.datconnlimit, shobj_description(d.oid, 'pg_database'),

@@ -46,6 +46,8 @@ class PgRestore:
         self._drop_own_leftovers()
         there = databases.exists(self.address, self.address.database, self.run)
         if there and self.options.mode == "create":
+            if databases.made_by(self.address, self.address.database, self.run):
+                return self._made_earlier()
             refuse_user_objects(self.address, self.run)
         server = server_of(self.address, self.run)
         client = self._client(server)
@@ -70,6 +72,10 @@ class PgRestore:
         """Of an earlier attempt of this job; what a switch moved away had its successor in place."""
         databases.sweep(self.address, lambda job_id: job_id == self.run.job_id)
 
+    def _made_earlier(self) -> Restored:
+        """An attempt of this job named its database and died before it could say so."""
+        return Restored(self.address.database, finish(self.address, self.run), ("Made by an earlier attempt.",))
+
     def _into_empty(self, load: Load) -> Restored:
         """One transaction: a failure leaves the database as empty as it was."""
         if load.commits_itself:
@@ -91,9 +97,7 @@ class PgRestore:
     def _beside(self, load: Load, *, replaces: bool) -> Restored:
         built = databases.new_name(self.run.job_id)
         address = self.address.with_database(built)
-        note = databases.create(
-            self.address, built, Locale.recorded(self.artefact.manifest.options), self.run
-        )
+        note = databases.create(self.address, built, Locale.recorded(self.artefact.manifest.options), self.run)
         try:
             replace(load, address=address, jobs=_jobs(load, self.options.jobs)).carry_out()
             objects = finish(address, self.run)
@@ -162,9 +166,7 @@ def finish(address: Address, run: Run) -> tuple[ObjectCount, ...]:
 
 def count_objects(opened: Connection, run: Run) -> tuple[ObjectCount, ...]:
     found = catalog.relations(opened)
-    counts = catalog.count_rows(
-        opened, found, lambda done, of: run.progress("counting rows", done, of, "tables")
-    )
+    counts = catalog.count_rows(opened, found, lambda done, of: run.progress("counting rows", done, of, "tables"))
     return catalog.objects(found, counts, int(catalog.one(opened, "large_object_count")))
 
 

@@ -24,9 +24,7 @@ def maintenance(address: Address, run: Run | None, *, seconds: float = 60) -> It
     """A session on the server but not on the target database: `postgres`, `template1`, else the URL's own."""
     name = run.application_name if run else "flexdb"
     other = [database for database in MAINTENANCE_DATABASES if database != address.database]
-    opened = _first_that_opens(
-        [address.with_database(database) for database in (*other, address.database)], name
-    )
+    opened = _first_that_opens([address.with_database(database) for database in (*other, address.database)], name)
     with using(opened, address, seconds=seconds, stop=run.stop if run else None):
         yield opened
 

@@ -150,9 +150,7 @@ def partial(entries: Sequence[Entry], patterns: Iterable[str], where: str) -> li
     return [
         entry
         for entry in entries
-        if entry.number in wanted
-        or entry.kind in ALWAYS
-        or (entry.kind == "SCHEMA" and entry.name in schemas)
+        if entry.number in wanted or entry.kind in ALWAYS or (entry.kind == "SCHEMA" and entry.name in schemas)
     ]
 
 
@@ -187,11 +185,7 @@ def _with_attached(entries: Sequence[Entry], by_number: dict[int, Entry], wanted
     while grown:
         grown = False
         for entry in entries:
-            if (
-                entry.number not in reached
-                and entry.kind in ATTACHED
-                and _hangs_on(entry, by_number, reached)
-            ):
+            if entry.number not in reached and entry.kind in ATTACHED and _hangs_on(entry, by_number, reached):
                 reached |= _with_needs(by_number, {entry.number}, lambda need: need.kind not in OWN_PARTS)
                 grown = True
     return reached

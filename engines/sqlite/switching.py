@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from engines.durability import sync
 from engines.errors import AccessDenied, FlexError, StorageFailed, TargetBusy, TargetNotEmpty
 from engines.run import Run
 from engines.sqlite import structure
@@ -42,15 +43,6 @@ def check_empty(target: Path, run: Run, busy_seconds: float) -> None:
         return
     with translating(target, run), closing(connect(target, "mode=rw", run, busy_seconds)) as old:
         _refuse_objects(old, target)
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder on disk. Only ever used on our own file: see `connection.existing`."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _appear(new: Path, target: Path, run: Run) -> None:

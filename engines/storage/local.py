@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from engines.durability import sync
 from engines.errors import ObjectMissing, StorageFailed, StorageFull
 from engines.storage.base import Store, StoredObject
 from engines.storage.keys import key_parts, new_key_parts
@@ -73,7 +74,7 @@ class LocalStore(Store):
             return
         with self._translating(key), suppress(FileNotFoundError):
             path.unlink()
-            _sync_folder(path.parent)
+            sync(path.parent)
         self._prune(path.parent)
 
     def size(self, key: str) -> int:
@@ -119,14 +120,14 @@ class LocalStore(Store):
         self._make_folders(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        _sync_folder(folder.parent)
+        sync(folder.parent)
 
     def _publish(self, part: Path, path: Path, key: str) -> None:
         with self._translating(key):
             existed = path.exists()
             part.rename(path)
             try:
-                _sync_folder(path.parent)
+                sync(path.parent)
             except OSError:
                 if not existed:  # one that was there before is not lost over a failing sync
                     path.unlink(missing_ok=True)
@@ -193,14 +194,6 @@ def _translated(error: OSError, store: str, key: str) -> StorageFailed:
     if error.errno == errno.ELOOP:
         return StorageFailed(f"{key} in the store {store!r} is a symbolic link, which is not followed.")
     return StorageFailed(f"The store {store!r} failed with {key}: {error.strerror}.")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_folder(path: Path, *, follow: bool) -> bool:

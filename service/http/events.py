@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
+from pydantic_core import to_json
 
 from handlers.base import Fault
 from service.access import Principal
@@ -52,16 +53,14 @@ async def post_event(request: web.Request) -> web.Response:
     if kind == BATCH:
         return await _batch(request, principal, body)
     if kind == STRUCTURED:
-        event, pointer = from_structured(parse(body)), "/data"
-    elif any(name.lower().startswith("ce-") for name in request.headers):
-        event, pointer = from_binary(request.headers, kind, body), ""
-    else:
-        raise Refused(
-            415,
-            "unsupported_media_type",
-            f"Send {STRUCTURED}, {BATCH}, or JSON with ce-… headers; plain JSON goes to /hooks/OPERATION.",
-        )
-    return await _accept(request, event, principal, pointer)
+        return await _accept(request, principal, lambda: from_structured(parse(body)), "/data")
+    if any(name.lower().startswith("ce-") for name in request.headers):
+        return await _accept(request, principal, lambda: from_binary(request.headers, kind, body), "")
+    raise Refused(
+        415,
+        "unsupported_media_type",
+        f"Send {STRUCTURED}, {BATCH}, or JSON with ce-… headers; plain JSON goes to /hooks/OPERATION.",
+    )
 
 
 async def post_hook(request: web.Request) -> web.Response:
@@ -73,8 +72,8 @@ async def post_hook(request: web.Request) -> web.Response:
         event_id = request.headers["webhook-id"]
     else:
         event_id = request.headers.get("Idempotency-Key") or new_id()
-    event = Event(event_id, principal.source, operation, _hook_data(media_type(request), body))
-    return await _accept(request, event, principal, "")
+    data = _hook_data(media_type(request), body)
+    return await _accept(request, principal, lambda: Event(event_id, principal.source, operation, data), "")
 
 
 def _hook_data(kind: str, body: bytes) -> dict[str, Any]:
@@ -91,16 +90,20 @@ def _hook_data(kind: str, body: bytes) -> dict[str, Any]:
     return data
 
 
-async def _accept(request: web.Request, event: Event, principal: Principal, pointer: str) -> web.Response:
+async def _accept(
+    request: web.Request, principal: Principal, read_event: Callable[[], Event], pointer: str
+) -> web.Response:
+    """`pointer` is where the event's data lies in the body."""
     parts = request.app[PARTS]
     try:
+        event = read_event()
         accepted = await parts.intake.accept(event, principal)
     except Refused as refused:
         in_data = refused.code == "invalid_request"
         return problems.refusal(refused, pointer if in_data else "")
     answer = web.Response(
         status=202,
-        body=json.dumps(acceptance(event, accepted)).encode(),
+        body=to_json(acceptance(event, accepted)),
         content_type="application/json",
         headers={"Location": f"/jobs/{accepted.job_id}"},
     )

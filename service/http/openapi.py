@@ -40,6 +40,20 @@ TERMINAL = {
     "description": "With Prefer: wait, the terminal event, whatever the outcome.",
     "content": {"application/cloudevents+json": {"schema": {"$ref": "#/components/schemas/CompletionEvent"}}},
 }
+TERMINAL_OR_BATCH = {
+    "description": "To a batch, an answer per event in its order. " + str(TERMINAL["description"]),
+    "content": {
+        "application/cloudevents+json": {"schema": {"$ref": "#/components/schemas/CompletionEvent"}},
+        "application/json": {
+            "schema": {
+                "type": "array",
+                "items": {
+                    "oneOf": [{"$ref": "#/components/schemas/Acceptance"}, {"$ref": "#/components/schemas/Problem"}]
+                },
+            }
+        },
+    },
+}
 _TEXT = {"type": "string"}
 _OPEN: Document = {"type": "object", "additionalProperties": True}
 
@@ -220,7 +234,7 @@ def _security(access: str) -> list[Document]:
 
 def _answers(route: RouteLike, *, takes_events: bool) -> Document:
     if takes_events:
-        return {"202": ACCEPTED, "200": TERMINAL}
+        return {"202": ACCEPTED, "200": TERMINAL_OR_BATCH if route.path == "/events" else TERMINAL}
     kinds = {
         "/jobs": "Page",
         "/jobs/{id}": "Job",

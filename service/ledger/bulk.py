@@ -11,20 +11,22 @@ from typing import Any
 class BulkInsert:
     """An `INSERT … VALUES (?, …)` for any number of rows."""
 
-    SIZES = (256, 64, 16, 4, 1)
-    """Rows in one statement. A few fixed sizes, so that prepared statements are found again."""
+    MOST = 256
+    SMALL = 64
+    """Rows in one statement: `MOST`, a multiple of `SMALL`, or what is left below that. So there are few texts,
+    whose prepared statements are found again."""
 
     def __init__(self, statement: str) -> None:
         head, values, group = statement.rpartition("VALUES")
-        self._texts = {size: head + values + ",".join([group] * size) for size in self.SIZES}
+        sizes = [*range(1, self.SMALL), *range(self.SMALL, self.MOST + 1, self.SMALL)]
+        self._texts = {size: head + values + ",".join([group] * size) for size in sizes}
 
     def run(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
         """How many rows were inserted (`OR IGNORE` may pass over some)."""
         inserted = begin = 0
-        left = len(rows)
-        for size in self.SIZES:
-            while left >= size:
-                part = rows[begin : begin + size]
-                inserted += db.execute(self._texts[size], tuple(chain.from_iterable(part))).rowcount
-                begin, left = begin + size, left - size
+        while left := len(rows) - begin:
+            size = min(left - left % self.SMALL or left, self.MOST)
+            values = tuple(chain.from_iterable(rows[begin : begin + size]))
+            inserted += db.execute(self._texts[size], values).rowcount
+            begin += size
         return inserted

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+from engines.durability import make_folder, sync
 from service.ledger.base import LedgerInUse
 
 
@@ -40,7 +41,7 @@ class ProcessLock:
 
 def make_private(path: Path) -> None:
     """Folder and file, the file readable by its owner only; SQLite gives its companions the same mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     path.chmod(0o600)
 
@@ -48,7 +49,7 @@ def make_private(path: Path) -> None:
 def connect_writer(path: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
     """WAL with a sync on every commit (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
     db = sqlite3.connect(
-        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=256
+        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=512
     )
     try:
         db.row_factory = sqlite3.Row
@@ -57,7 +58,7 @@ def connect_writer(path: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size = -16000")
         db.execute("PRAGMA journal_size_limit = 67108864")
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # makes the WAL file, if it is not there
-        _sync_folder(path.parent)
+        sync(path.parent)  # SQLite does not sync the entry of a new WAL file
     except BaseException:
         db.close()
         raise
@@ -74,12 +75,3 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     )
     db.row_factory = sqlite3.Row
     return db
-
-
-def _sync_folder(folder: Path) -> None:
-    """SQLite does not sync the entry of a new WAL file; a power cut could lose the file's name."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

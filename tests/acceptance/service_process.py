@@ -197,6 +197,23 @@ class RunningService:
             return []
         return found
 
+    def stop_dump(self) -> psutil.Process:
+        """SIGSTOP to the next pg_dump at work: it hangs, and listens to nothing but SIGKILL."""
+
+        def look() -> psutil.Process | None:
+            for tool in self.tools():
+                try:
+                    if tool.name() == "pg_dump" and any(
+                        word.startswith("--format") for word in tool.cmdline()
+                    ):
+                        tool.suspend()
+                        return tool
+                except psutil.NoSuchProcess:
+                    continue
+            return None
+
+        return until(look, pause=0)
+
     def last_words(self, lines: int = 60) -> str:
         if not self.log.exists():
             return ""

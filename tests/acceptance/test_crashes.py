@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.acceptance.audit import audit, loose_files, tools_are_gone
@@ -105,50 +104,48 @@ def test_a_backup_accepted_right_before_a_kill_is_made_and_told_of_once(scene: S
 # ---------------------------------------------------------------- during the dump
 
 
-@pytest.mark.parametrize("counts", ["exact", "none"])
-def test_a_kill_while_a_dump_waits_leaves_neither_tool_nor_session_nor_file(
-    postgres_scene: Scene, counts: str
+def test_a_kill_while_a_dump_waits_for_a_lock_leaves_no_session_beside_the_next_attempt(
+    postgres_scene: Scene,
 ) -> None:
-    """With exact counts the session that holds the snapshot waits, without it is pg_dump itself."""
+    """The server does not notice that a client which waits for a lock has died."""
     scene, world = postgres_scene, postgres_scene.postgres
     good = scene.back_up()
-    request = {"connection": "shop", "callback_url": scene.receiver.url, "counts": counts}
     with world.locked():
-        job_id = scene.service.send("backup", request)
-        until(lambda: waits_for_lock(scene, job_id, tool=counts == "none"))
-        tools = scene.service.kill()
-        tools_are_gone(tools)
+        job_id = scene.service.send("backup", {"connection": "shop", "callback_url": scene.receiver.url})
+        until(lambda: any(session.waits for session in world.sessions(job_id)))
+        tools_are_gone(scene.service.kill())
+        left = {session.token for session in world.sessions(job_id)}
+        assert len(left) == 1, "no session outlived the kill: nothing was tested"
         scene.service.restart()
-        until(lambda: newer_attempt_works(world, job_id))
+        until(lambda: newer_attempt_waits(world, job_id, min(left)))
+    completed_by_second_attempt(scene, job_id, good)
+
+
+def newer_attempt_waits(world: PostgresWorld, job_id: str, dead: int) -> bool:
+    """True once a later attempt works on the shop; no session of the dead one may be there by then."""
+    tokens = {session.token for session in world.sessions(job_id) if session.database == world.name}
+    assert tokens <= {dead} or dead not in tokens, "two attempts at work at once"
+    return bool(tokens - {dead})
+
+
+def test_a_kill_while_pg_dump_hangs_takes_the_tool_with_it(postgres_scene: Scene) -> None:
+    scene = postgres_scene
+    good = scene.back_up()
+    job_id = scene.service.send("backup", {"connection": "shop", "callback_url": scene.receiver.url})
+    hanging = scene.service.stop_dump()
+    tools = scene.service.kill()
+    assert hanging in tools
+    tools_are_gone(tools)
+    scene.service.restart()
+    completed_by_second_attempt(scene, job_id, good)
+
+
+def completed_by_second_attempt(scene: Scene, job_id: str, good: str) -> None:
     job = scene.service.ended(job_id)
     assert (job["status"], job["attempts"]) == ("succeeded", 2)
     scene.receiver.first_of(job_id)
     audit(scene.service, [job_id], scene.receiver.all)
     assert is_listed(scene, good)
-
-
-def waits_for_lock(scene: Scene, job_id: str, *, tool: bool) -> bool:
-    """The dump has begun and cannot go on."""
-    waiting = any("LOCK TABLE" in query for _, _, query in scene.postgres.sessions(job_id))
-    return waiting and ("pg_dump" in tool_names(scene.service)) == tool
-
-
-def tool_names(service: RunningService) -> set[str]:
-    names = set()
-    for tool in service.tools():
-        try:
-            names.add(tool.name())
-        except psutil.NoSuchProcess:
-            continue
-    return names
-
-
-def newer_attempt_works(world: PostgresWorld, job_id: str) -> bool:
-    """True once a later attempt dumps; no session of an older token may be on the database by then."""
-    tokens = {token for token, database, _ in world.sessions(job_id) if database == world.name}
-    dumping = any("LOCK TABLE" in query for _, _, query in world.sessions(job_id))
-    assert len(tokens) <= 1 or not dumping, f"sessions of the attempts {sorted(tokens)} at once"
-    return dumping and min(tokens) > 1
 
 
 def unfinished(service: RunningService) -> bool:
@@ -338,27 +335,53 @@ def test_a_kill_between_the_switch_of_a_restore_and_its_commit_ends_as_completed
     backed_up = scene.world.contents()
     good = scene.back_up()
     target = scene.world.copy if mode == "create" else None
-    hit = False
-    for _ in range(TRIES):
-        if mode == "create":
-            scene.world.remove(scene.world.copy)
-        else:
-            scene.world.change()
-        with held_ledger(scene.service) as hold, scene.world.watching(target) as is_another:
-            job_id = scene.service.send("restore", restore_of(scene.world, mode, good, scene.receiver.url))
-            until(is_another, pause=0)
-            hit = hold()
-            if hit:
-                scene.service.kill()
-        if hit:
-            break
-        scene.service.ended(job_id)
-    assert hit, f"not met in {TRIES} restores"
+    jobs: list[str] = []
+    while not killed_after_switch(scene, jobs, mode, good):
+        assert len(jobs) < TRIES, f"not met in {TRIES} restores"
+        scene.service.ended(jobs[-1])
+    assert status_on_disk(scene.service, jobs[-1]) == "running"
     assert scene.world.contents(target) == backed_up
     scene.service.restart()
-    job = scene.service.ended(job_id)
-    assert (job["status"], job["error"]) == ("succeeded", None)
+    job = scene.service.ended(jobs[-1])
+    assert (job["status"], job["attempts"], job["error"]) == ("succeeded", 2, None)
     assert scene.world.contents(target) == backed_up
-    scene.receiver.first_of(job_id)
-    audit(scene.service, [job_id], scene.receiver.all)
+    scene.receiver.first_of(jobs[-1])
+    audit(scene.service, jobs, scene.receiver.all)
     nothing_half_built(scene)
+
+
+def killed_after_switch(scene: Scene, jobs: list[str], mode: str, good: str) -> bool:
+    """One restore; True when the service was killed with the target switched and nothing committed."""
+    target = scene.world.copy if mode == "create" else None
+    if mode == "create":
+        scene.world.remove(scene.world.copy)
+    else:
+        scene.world.change()
+    with held_ledger(scene.service) as hold, scene.world.watching(target) as is_another:
+        request = restore_of(scene.world, mode, good, scene.receiver.url)
+        jobs.append(scene.service.send("restore", request))
+        until(is_another, pause=0)
+        if hold():
+            scene.service.kill()
+            return True
+    return False
+
+
+# ---------------------------------------------------------------- during a verification
+
+
+def test_a_kill_during_a_rehearsal_leaves_no_scratch_database(big: Scene) -> None:
+    good = big.back_up()
+    job_id = big.service.send(
+        "verification", {"backup_id": good, "level": 3, "callback_url": big.receiver.url}
+    )
+    until(lambda: big.world.half_built([job_id]) or staging(big.service), pause=0.001)
+    tools_are_gone(big.service.kill())
+    assert status_on_disk(big.service, job_id) == "running"
+    big.service.restart()
+    job = big.service.ended(job_id)
+    assert (job["status"], job["result"]["level"]) == ("succeeded", 3)
+    nothing_half_built(big)
+    assert not staging(big.service)
+    big.receiver.first_of(job_id)
+    audit(big.service, [job_id], big.receiver.all)

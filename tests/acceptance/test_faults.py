@@ -97,6 +97,17 @@ def test_a_database_that_does_not_exist_is_told_without_retry(postgres_scene: Sc
         assert not service.stored()
 
 
+def test_a_server_that_ends_the_sessions_of_a_dump_is_tried_again(postgres_scene: Scene) -> None:
+    service, world = postgres_scene.service, postgres_scene.postgres
+    job_id = service.send("backup", {"connection": "shop"})
+    tool = service.stop_dump()
+    assert world.end_sessions(job_id) > 0
+    tool.resume()
+    job = service.ended(job_id)
+    assert (job["status"], job["attempts"], job["error"]) == ("succeeded", 2, None)
+    assert not loose_files(service)
+
+
 @pytest.mark.xdist_group("postgres18")
 def test_a_wrong_password_is_told_without_retry_and_without_the_password(
     tmp_path: Path, postgres18_url: str
@@ -143,6 +154,18 @@ def test_a_full_work_folder_is_told_as_full_and_leaves_nothing(tmp_path: Path) -
         fails(service, "backup", {"connection": "shop", "max_attempts": 2}, "storage_full", retryable=True)
         assert not service.stored()
         assert not list(service.inside(work).rglob("*"))
+
+
+def test_a_target_without_room_is_told_as_full_and_left_as_it_was(tmp_path: Path) -> None:
+    needs_mounts()
+    world, folder = shop(tmp_path, orders=6000), tmp_path / "target"
+    target = f"sqlite:///{folder}/target.sqlite"
+    with running(tmp_path, {"shop": world.url, "target": target}, wrapper=mounts.small(folder, 4)) as service:
+        backup_id = service.complete("backup", {"connection": "shop"})["backup_id"]
+        for mode in ("create", "replace"):
+            request = {"connection": "target", "backup_id": backup_id, "mode": mode, "max_attempts": 1}
+            fails(service, "restore", request, "storage_full", retryable=True)
+            assert not list(service.inside(folder).iterdir())
 
 
 def test_a_full_ledger_is_503_and_every_202_before_it_keeps_its_job(tmp_path: Path) -> None:
@@ -317,8 +340,9 @@ ODD_DATABASE = 'a b"; drop'
 ODD_PASSWORD = "p/w @:%41 '\"\\$ ż"
 
 
+@pytest.mark.xdist_group("postgres18")
 def test_a_database_and_a_password_with_every_odd_character_are_backed_up_and_restored(
-    tmp_path: Path,
+    tmp_path: Path, postgres18_url: str
 ) -> None:
     world = PostgresWorld(postgres18_url)
     odd = f"{world.name} {ODD_DATABASE}"

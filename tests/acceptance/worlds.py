@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -145,6 +146,16 @@ def _digest(db: sqlite3.Connection, table: str) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A database session of one attempt at a job."""
+
+    token: int
+    database: str
+    waits: bool
+    """For a lock that somebody else has."""
+
+
 class PostgresWorld(World):
     """On a server that `admin_url` leads to, with the right to make databases."""
 
@@ -236,16 +247,27 @@ class PostgresWorld(World):
             yield
             db.rollback()
 
-    def sessions(self, job_id: str) -> list[tuple[int, str, str]]:
-        """(token, database, query) of every session of a job."""
+    def sessions(self, job_id: str) -> list[Session]:
         with self.admin() as admin:
             found = rows(
                 admin,
-                "SELECT application_name, datname, query FROM pg_stat_activity "
+                "SELECT application_name, datname, wait_event_type = 'Lock' FROM pg_stat_activity "
                 "WHERE application_name LIKE %s AND datname IS NOT NULL",
                 (f"flexdb/{job_id}/%",),
             )
-        return [(int(name.rpartition("/")[2]), database, query) for name, database, query in found]
+        return [
+            Session(int(name.rpartition("/")[2]), database, bool(waits)) for name, database, waits in found
+        ]
+
+    def end_sessions(self, job_id: str) -> int:
+        """As a server that restarts would; how many were ended."""
+        with self.admin() as admin:
+            ended = rows(
+                admin,
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE %s",
+                (f"flexdb/{job_id}/%",),
+            )
+        return len(ended)
 
     def make_role(self, name: str, password: str) -> None:
         with self.admin() as admin:

@@ -18,6 +18,7 @@ import pytest
 from engines.command import (
     GRACE_SECONDS,
     STDERR_BYTES,
+    TETHER,
     Command,
     ToolInput,
     ToolOutput,
@@ -188,7 +189,7 @@ def test_a_failing_source_kills_the_tool_before_it_sees_an_end(run: Run, tmp_pat
 
     with (
         pytest.raises(OSError, match="source broke"),
-        feeding(shell(f"cat; touch {tmp_path}/saw_end"), run) as into,
+        feeding(shell(f"trap '' TERM; cat; touch {tmp_path}/saw_end"), run) as into,
     ):
         into.take(broken)
     assert not (tmp_path / "saw_end").exists()
@@ -304,14 +305,27 @@ def test_kill_9_of_the_guard_ends_the_tool_and_the_service_sees_a_failure(mark: 
     eventually(lambda: not running_with(mark))
 
 
+def test_kill_9_of_the_guard_alone_ends_the_tool(mark: str) -> None:
+    """Even where nobody is left to clean up after it."""
+    reading_end, writing_end = os.pipe()
+    argv = [sys.executable, "-S", "-E", "-I", str(TETHER), str(reading_end), "/bin/sh", "-c", f": {mark}; sleep 100; :"]
+    guard = subprocess.Popen(argv, pass_fds=(reading_end,), start_new_session=True)
+    eventually(lambda: any(process.name() == "sh" for process in running_with(mark)))
+    guard.kill()
+    guard.wait()
+    eventually(lambda: not running_with(mark))
+    os.close(reading_end)
+    os.close(writing_end)
+
+
 def test_no_process_and_no_descriptor_is_left_behind(run: Run) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     carry_out(shell("true"), run)
-    before = descriptors()
+    before, children = descriptors(), psutil.Process().children()
     for script in ("true", "exit 1", "yes | head -c 1000000"):
         with suppress(ToolFailed):
             everything(shell(script), run)
     assert descriptors() == before
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == children

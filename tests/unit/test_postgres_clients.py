@@ -29,9 +29,7 @@ def many(tmp_path: Path) -> Clients:
 
 
 @pytest.mark.parametrize(("server", "chosen"), [(13, 14), (14, 14), (15, 15), (16, 16), (17, 18), (18, 18)])
-def test_a_dump_takes_the_servers_own_major_else_the_oldest_newer(
-    many: Clients, server: int, chosen: int
-) -> None:
+def test_a_dump_takes_the_servers_own_major_else_the_oldest_newer(many: Clients, server: int, chosen: int) -> None:
     assert many.for_dump(server, tls=False).major == chosen
 
 

@@ -23,13 +23,17 @@ from engines.errors import (
     NoFittingClient,
     Stopped,
     TargetMissing,
+    TargetNotEmpty,
     TargetUnavailable,
     ToolFailed,
     VerificationImpossible,
 )
 from engines.postgres import PostgresEngine
+from engines.postgres.catalog import relations
 from engines.postgres.clients import Clients, default_folders
-from engines.run import Run, StopReason
+from engines.postgres.connection import Address
+from engines.postgres.counting import counting, snapshot
+from engines.run import Progress, Run, StopReason
 from tests.conftest import FreshDatabase
 from tests.integration.postgres.workbench import ROWS, Workbench, facts, sql
 
@@ -51,9 +55,7 @@ def eventually(true: Callable[[], bool], seconds: float = 15) -> None:
 
 
 def sessions(server: str, run: Run) -> list[tuple[Any, ...]]:
-    return sql(
-        server, f"SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'flexdb/{run.job_id}/%'"
-    )
+    return sql(server, f"SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'flexdb/{run.job_id}/%'")
 
 
 def databases_of_ours(server: str, job_id: str) -> list[tuple[Any, ...]]:
@@ -116,9 +118,7 @@ def test_a_missing_database_is_target_missing(
         bench.back_up(fresh_database(postgres15_url, create=False))
 
 
-@pytest.mark.parametrize(
-    "url", ["postgresql://u:a/b@h/d", "postgresql://u:a@b@h/d", "postgresql://u:a?b@h/d"]
-)
+@pytest.mark.parametrize("url", ["postgresql://u:a/b@h/d", "postgresql://u:a@b@h/d", "postgresql://u:a?b@h/d"])
 def test_a_password_that_is_not_encoded_is_refused_unseen(bench: Workbench, url: str) -> None:
     with pytest.raises(InvalidTarget) as refused:
         bench.target(url)
@@ -192,9 +192,7 @@ def real15() -> Path:
 def test_a_pg_dump_that_exits_1_after_all_its_output_fails_the_backup(
     bench: Workbench, shop15: str, tmp_path: Path, real15: Path, jobs: int
 ) -> None:
-    clients = fake_tools(
-        tmp_path / "tools", real15, "pg_dump", '$REAL "$@"; echo "something broke" >&2; exit 1'
-    )
+    clients = fake_tools(tmp_path / "tools", real15, "pg_dump", '$REAL "$@"; echo "something broke" >&2; exit 1')
     broken = Workbench(bench.folder, PostgresEngine(clients=clients))
     with pytest.raises(ToolFailed, match="something broke") as failed:
         broken.back_up(shop15, jobs=jobs)
@@ -257,7 +255,11 @@ def test_a_cancel_while_pg_dump_waits_leaves_no_session_and_no_file(bench: Workb
 def test_a_cancel_ends_the_count_that_runs_beside_the_dump(bench: Workbench, shop15: str) -> None:
     run = bench.run()
     sql(shop15, "CREATE TABLE many_rows AS SELECT generate_series(1, 3000000) AS a")
-    run.listener = lambda _: run.stop.request(StopReason.CANCEL) and None
+
+    def cancel(_: Progress) -> None:
+        run.stop.request(StopReason.CANCEL)
+
+    run.listener = cancel
     with pytest.raises(Stopped):
         bench.back_up(shop15, run)
     assert not [thread for thread in threading.enumerate() if thread.name == "count rows"]
@@ -265,22 +267,46 @@ def test_a_cancel_ends_the_count_that_runs_beside_the_dump(bench: Workbench, sho
     assert bench.stored() == []
 
 
-def test_a_table_altered_while_it_is_dumped_blocks_neither(bench: Workbench, shop15: str) -> None:
-    """The ALTER waits for the backup; the count must not wait behind the ALTER."""
+def test_a_failed_dump_does_not_wait_for_its_count(bench: Workbench, shop15: str) -> None:
+    run = bench.run()
+    address = Address.parse(shop15)
+
+    def fail_beside_a_count() -> None:
+        with snapshot(address, run) as moment, counting(moment, relations(moment.connection)):
+            eventually(lambda: bool(sql(shop15, "SELECT 1 FROM pg_locks WHERE NOT granted")))
+            raise ToolFailed("pg_dump broke")
+
+    with closing(psycopg2.connect(shop15)) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        with pytest.raises(ToolFailed, match="pg_dump broke"):
+            fail_beside_a_count()
+        assert time.monotonic() - began < 20, "it waited for the lock to time out"
+
+
+def test_every_counted_table_is_held_before_pg_dump_begins(
+    bench: Workbench, shop15: str, tmp_path: Path, real15: Path
+) -> None:
+    """Later an ALTER could be waiting for pg_dump, and the count behind it: nobody would ever move on."""
+    sql(shop15, "CREATE TABLE a_big AS SELECT generate_series(1, 2000000) AS a")
+    sql(shop15, "DO $$ BEGIN FOR n IN 1..60 LOOP EXECUTE format('CREATE TABLE b_%s (a int)', n); END LOOP; END $$")
+    seen = tmp_path / "seen"
+    asked = "SELECT mode FROM pg_locks WHERE relation = (SELECT oid FROM pg_class WHERE relname = 'settings_as_rows')"
+    script = f'{real15}/psql -AtX -d "{shop15}" -c "{asked}" > {seen}; exec $REAL "$@"'
+    clients = fake_tools(tmp_path / "tools", real15, "pg_dump", script)
+    Workbench(bench.folder, PostgresEngine(clients=clients)).back_up(shop15)
+    assert seen.read_text().strip() == "AccessShareLock"
+
+
+def test_a_table_altered_while_it_is_dumped_is_dumped_as_it_was(bench: Workbench, shop15: str) -> None:
     run = bench.run()
     altering: list[threading.Thread] = []
 
-    def alter(_: Any) -> None:
+    def alter(_: Progress) -> None:
         if not altering:
-            altering.append(
-                threading.Thread(target=sql, args=(shop15, "ALTER TABLE customers ADD COLUMN x int"))
-            )
+            altering.append(threading.Thread(target=sql, args=(shop15, "ALTER TABLE customers ADD COLUMN x int")))
             altering[0].start()
-            waits = (
-                "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE customers%'"
-                " AND wait_event_type = 'Lock'"
-            )
-            eventually(lambda: bool(sql(shop15, waits)))
+            eventually(lambda: bool(sql(shop15, "SELECT 1 FROM pg_locks WHERE NOT granted")))
 
     run.listener = alter
     sql(shop15, "INSERT INTO nothing_in_it SELECT g, repeat('x', 200) FROM generate_series(1, 100000) g")
@@ -380,15 +406,48 @@ def test_a_restore_that_fails_leaves_the_target_as_it_was(
     there = bool(sql(server, f"SELECT 1 FROM pg_database WHERE datname = '{name}'"))
     assert there == (mode != "absent")
     if mode == "empty":
-        assert sql(target, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [
-            (0,)
-        ]
+        assert sql(target, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
     if mode == "replace":
         assert sql(target, "SELECT a FROM mine") == [(7,)]
     assert databases_of_ours(server, bench.job_id) == []
     with pytest.raises(ArtefactDamaged):
         bench.engine.rehearse(artefact, bench.target(origin), bench.run())
     assert databases_of_ours(server, bench.job_id) == []
+
+
+def test_a_second_run_of_a_restore_finds_its_work_done(
+    bench: Workbench, shop15: str, postgres15_url: str, fresh_database: FreshDatabase
+) -> None:
+    """As after a crash between the naming of the new database and the job's end; another job is refused."""
+    artefact = bench.back_up(shop15)
+    target = fresh_database(postgres15_url, create=False)
+    for _ in range(2):
+        assert bench.restore(artefact, target).objects == artefact.manifest.objects
+        assert bench.restore(artefact, shop15, mode="replace").objects == artefact.manifest.objects
+    with pytest.raises(TargetNotEmpty):
+        Workbench(bench.folder).restore(artefact, target)
+
+
+def test_a_server_lost_during_the_dump_is_worth_another_try(bench: Workbench, shop15: str, real15: Path) -> None:
+    """The backend of pg_dump is ended; the same happens when a server restarts."""
+    run = bench.run()
+    ended: list[Any] = []
+
+    def end_backend(_: Progress) -> None:
+        if not ended:
+            ended.extend(
+                sql(
+                    shop15,
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    f" WHERE application_name = '{run.application_name}'",
+                )
+            )
+
+    run.listener = end_backend
+    sql(shop15, "INSERT INTO nothing_in_it SELECT g, repeat('x', 200) FROM generate_series(1, 100000) g")
+    with pytest.raises(TargetUnavailable) as lost:
+        bench.back_up(shop15, run, counts="none")
+    assert lost.value.retryable and ended and bench.stored() == []
 
 
 def test_replace_ends_sessions_and_keeps_what_belongs_to_the_database(
@@ -410,7 +469,8 @@ def test_replace_ends_sessions_and_keeps_what_belongs_to_the_database(
         ):
             sql(server, statement)
         asked = (
-            "SELECT pg_get_userbyid(datdba), ARRAY(SELECT unnest(datacl)::text ORDER BY 1), datconnlimit, shobj_description(oid, 'pg_database'),"
+            "SELECT pg_get_userbyid(datdba), ARRAY(SELECT unnest(datacl)::text ORDER BY 1), datconnlimit,"
+            " shobj_description(oid, 'pg_database'),"
             f" (SELECT setconfig FROM pg_db_role_setting WHERE setdatabase = d.oid)"
             f" FROM pg_database d WHERE datname = '{name}'"
         )
@@ -441,14 +501,10 @@ def test_roles_missing_in_the_target_leave_out_owners_and_say_so(
         target = fresh_database(postgres15_url, create=False)
         restored = bench.restore(artefact, target)
         assert "only_here" in restored.notes[0]
-        assert sql(target, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't'") == [
-            ("postgres",)
-        ]
+        assert sql(target, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't'") == [("postgres",)]
         kept = fresh_database(postgres18_url, create=False)
         assert bench.restore(artefact, kept).notes == ()
-        assert sql(kept, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't'") == [
-            ("only_here",)
-        ]
+        assert sql(kept, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't'") == [("only_here",)]
     finally:
         for url in (origin, *([kept] if "kept" in locals() else [])):
             sql(url, "DROP TABLE IF EXISTS t")
@@ -496,9 +552,7 @@ def test_leftovers_go_but_the_only_copy_of_a_database_gets_its_name_back(
         fresh_database(postgres15_url, name)
     sql(postgres15_url, f"COMMENT ON DATABASE flexdb_old_{dead} IS 'flexdb: was postgres'")
     sql(postgres15_url, f"COMMENT ON DATABASE flexdb_old_{dead}2 IS 'flexdb: was {lost}'")
-    gone = bench.engine.remove_leftovers(
-        bench.target(postgres15_url), lambda job_id: job_id in {dead, dead + "2"}
-    )
+    gone = bench.engine.remove_leftovers(bench.target(postgres15_url), lambda job_id: job_id in {dead, dead + "2"})
     assert gone == sorted([f"flexdb_new_{dead}", f"flexdb_old_{dead}", f"flexdb_scratch_{dead}"])
     assert databases_of_ours(postgres15_url, alive) == [(f"flexdb_new_{alive}",)]
     assert databases_of_ours(postgres15_url, dead) == []
@@ -536,19 +590,14 @@ def test_a_pattern_that_means_nothing_is_refused(
 
 
 def test_the_same_database_has_one_key_however_it_is_named(bench: Workbench) -> None:
-    urls = [
-        f"postgresql://u@{host}/shop" for host in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST:5432", "")
-    ]
+    urls = [f"postgresql://u@{host}/shop" for host in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST:5432", "")]
     urls += [
         "postgres://other:pw@localhost/shop?sslmode=disable",
         "postgresql:///shop?host=/var/run/postgresql",
     ]
     assert len({bench.target(url).key for url in urls}) == 1
     assert bench.target("postgresql://h1:1,h2:2/shop").port is None
-    assert (
-        bench.target("postgresql://localhost:5433/shop").key
-        != bench.target("postgresql://localhost/shop").key
-    )
+    assert bench.target("postgresql://localhost:5433/shop").key != bench.target("postgresql://localhost/shop").key
 
 
 def test_a_url_that_needs_tls_never_gets_a_client_without_it(bench: Workbench) -> None:
@@ -562,9 +611,7 @@ def test_a_url_that_needs_tls_never_gets_a_client_without_it(bench: Workbench) -
     assert clients.for_dump(15, tls=True).speaks_tls
 
 
-def test_a_server_without_tls_is_refused_when_the_url_asks_for_it(
-    bench: Workbench, postgres18_url: str
-) -> None:
+def test_a_server_without_tls_is_refused_when_the_url_asks_for_it(bench: Workbench, postgres18_url: str) -> None:
     report = bench.engine.check(bench.target(postgres18_url + "?sslmode=require"), bench.run())
     assert not report.reachable and report.problem is not None
     assert "SSL" in report.problem["message"]

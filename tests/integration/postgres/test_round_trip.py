@@ -100,6 +100,20 @@ def test_the_commands_of_the_manifest_restore_without_flexdb(
     assert facts(target) == facts(shop)
 
 
+@pytest.mark.parametrize("include", ["public.*", "settings_as_rows", "*nothing*"])
+def test_the_commands_for_a_part_restore_that_part(
+    bench: Workbench, shop15: str, postgres15_url: str, fresh_database: FreshDatabase, include: str
+) -> None:
+    artefact = bench.back_up(shop15, include=(include,))
+    target = fresh_database(postgres15_url, create=False)
+    tools = Clients.installed().for_dump(15, tls=False).folder
+    run_by_hand(artefact.manifest.restore_by_hand, target, bench.store.root / artefact.folder, tools)
+    counted = {item.name: item.rows for item in artefact.manifest.objects if item.rows is not None}
+    assert counted
+    for name, rows in counted.items():
+        assert sql(target, f"SELECT count(*) FROM ONLY {name}") == [(rows,)]
+
+
 def run_by_hand(lines: tuple[str, ...], url: str, folder: Path, tools: Path) -> None:
     parts = urlsplit(url)
     database = unquote(parts.path[1:])
@@ -225,8 +239,6 @@ def test_encoding_and_sorting_of_the_database_are_kept(
     sql(url, "CREATE TABLE t AS SELECT 'é'::text AS a")
     target = fresh_database(postgres15_url, create=False)
     bench.restore(bench.back_up(url), target)
-    asked = (
-        "SELECT pg_encoding_to_char(encoding), datcollate FROM pg_database WHERE datname = current_database()"
-    )
+    asked = "SELECT pg_encoding_to_char(encoding), datcollate FROM pg_database WHERE datname = current_database()"
     assert sql(target, asked) == [("LATIN1", "C")]
     assert sql(target, "SELECT a FROM t") == [("é",)]

@@ -108,9 +108,7 @@ class Workbench:
     def target(self, url: str) -> Target:
         return self.engine.target("shop", url)
 
-    def back_up(
-        self, url: str, run: Run | None = None, *, compression: str = "zstd", **options: Any
-    ) -> Artefact:
+    def back_up(self, url: str, run: Run | None = None, *, compression: str = "zstd", **options: Any) -> Artefact:
         """As the backup handler does it: what a failed one wrote is discarded."""
         run = run or self.run()
         out = ArtefactWriter(self.store, f"shop/{run.job_id}-{run.token}", Compression.parse(compression))
