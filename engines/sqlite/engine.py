@@ -122,6 +122,8 @@ class SQLiteEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, V
         if path.exists():
             existing(path)
         self.remove_leftovers(target, lambda job_id: job_id == run.job_id)
+        if run.attempt > 1 and switching.holds(path, artefact.file(FORMAT), run):
+            return _restored_before(path, run)
         if not replace:
             switching.check_empty(path, run, self._busy_seconds)
         new = self._unpacked(artefact, path.parent, names.new_name(run.job_id, run.token), run)
@@ -172,6 +174,14 @@ def _library() -> dict[str, object]:
 def _refuse_include(options: RestoreOptions) -> None:
     if options.include:
         raise UnsupportedOperation("A SQLite backup is restored as a whole.", hint="Leave `include` out.")
+
+
+def _restored_before(path: Path, run: Run) -> Restored:
+    """An earlier attempt of this job switched and died before it could say so."""
+    with proving.dumped(path, run, "mode=ro") as connection:
+        objects = structure.counted(connection, run)
+    note = "An earlier attempt of this job had put it in place; it is byte for byte the backup."
+    return Restored(str(path), objects, (note,), Tool("sqlite3 (library)", sqlite3.sqlite_version))
 
 
 def _check_room(file: StoredFile, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from engines.artefacts.manifest import StoredFile
 from engines.durability import sync
 from engines.errors import AccessDenied, FlexError, StorageFailed, TargetBusy, TargetNotEmpty
 from engines.run import Run
@@ -43,6 +45,21 @@ def check_empty(target: Path, run: Run, busy_seconds: float) -> None:
         return
     with translating(target, run), closing(connect(target, "mode=rw", run, busy_seconds)) as old:
         _refuse_objects(old, target)
+
+
+def holds(target: Path, file: StoredFile, run: Run) -> bool:
+    """Whether the database at `target` is byte for byte the one that was backed up, and nothing beside it."""
+    side_files = [target.with_name(target.name + suffix) for suffix in SIDE_FILES]
+    if any(path.exists() and path.stat().st_size > 0 for path in side_files):
+        return False
+    if not target.is_file() or target.stat().st_size != file.raw_bytes:
+        return False
+    digest = hashlib.sha256()
+    with target.open("rb") as source:
+        while block := source.read(1 << 20):
+            run.stop.check()
+            digest.update(block)
+    return digest.hexdigest() == file.raw_sha256
 
 
 def _appear(new: Path, target: Path, run: Run) -> None:

@@ -22,6 +22,7 @@ from service.intake import FAULTS_TOLD, Refused, escaped
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 REQUESTED = ".requested"
+REQUIRED = ("specversion", "id", "source", "type")
 ATTRIBUTE = re.compile(r"[a-z0-9]+")
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -72,8 +73,9 @@ def _header_value(name: str, value: str) -> str:
 
 def _event(attributes: dict[str, Any], data: Any) -> Event:
     attributes = {name: value for name, value in attributes.items() if value is not None}
-    faults = [fault for name in ("specversion", "id", "source", "type") if (fault := _required(attributes, name))]
-    faults += [fault for name, value in attributes.items() if (fault := _odd(name, value))]
+    faults = [fault for name in REQUIRED if (fault := _required(attributes, name))]
+    others = ((name, value) for name, value in attributes.items() if name not in REQUIRED)
+    faults += [fault for name, value in others if (fault := _odd(name, value))]
     expires_at, time_faults = _times(attributes)
     faults += time_faults
     if faults:

@@ -89,7 +89,7 @@ def test_data_in_base64_may_hold_json() -> None:
 
 def test_every_wrong_attribute_has_its_pointer() -> None:
     assert pointers({}) == ["/specversion", "/id", "/source", "/type"]
-    assert pointers(event(id=7, source="", type=[], specversion=1.0))[:4] == [
+    assert pointers(event(id=7, source="", type=[], specversion=1.0)) == [
         "/specversion",
         "/id",
         "/source",
