@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from benchmarks import idle, intake, machine, postgres_backup, postgres_restore, sqlite_backup
 from benchmarks.context import Context, opened
@@ -26,6 +27,8 @@ BENCHMARKS: dict[str, Callable[[Context], Result]] = {
     "sqlite_backup": sqlite_backup.run,
 }
 ROUNDS, QUICK_ROUNDS = 3, 2
+BUSY = 0.5
+"""Load average from which figures are not to be trusted."""
 
 
 def arguments() -> argparse.Namespace:
@@ -51,6 +54,8 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     known = machine.facts()
     console.print("  ".join(f"{name} {value}" for name, value in known.items()), style="dim", highlight=False)
+    if float(known["load before"]) > BUSY:
+        console.print("[red]this machine is at work already: figures, and some ratios, will be off[/red]")
     results: dict[str, Any] = {}
     missed: list[str] = []
     failures: list[str] = []
@@ -62,11 +67,13 @@ def main() -> int:
                 result = BENCHMARKS[name](context)
             except (UnavailableError, BenchmarkError) as error:
                 failures.append(f"{name}: {error}")
-                console.print(f"\n[red]NOT MEASURED[/red] {name}: {error}", highlight=False)
+                console.print(f"\n[red]NOT MEASURED[/red] {name}: {escape(str(error))}", highlight=False)
                 continue
             show(result, console)
             results[name] = result.as_json()
             missed += result.missed()
+    if asked.quick:
+        console.print("\nquick: the sizes are small, goals are meant for a full run", style="dim")
     _conclude(console, missed, time.monotonic() - began)
     if asked.json:
         document = {

@@ -59,7 +59,7 @@ class Bench:
             token=None if sign else TOKEN,
         )
         before = _cpu_seconds(server)
-        report = _generate(load)
+        report = _generate(name, load)
         took = _cpu_seconds(server) - before
         if set(report.statuses) != {"202"}:
             raise BenchmarkError(f"{name} answered {report.statuses}, all were to be 202")
@@ -77,7 +77,7 @@ def _cpu_seconds(server: Server) -> float:
     return float(times.user + times.system)
 
 
-def _generate(load: Load) -> Report:
+def _generate(name: str, load: Load) -> Report:
     done = subprocess.run(
         [sys.executable, str(HERE / "load.py")],
         input=json.dumps(asdict(load)),
@@ -86,7 +86,7 @@ def _generate(load: Load) -> Report:
         check=False,
     )
     if done.returncode:
-        raise BenchmarkError(f"the load generator failed: {done.stderr[-2000:]}")
+        raise BenchmarkError(f"{name}: {done.stderr[-2000:]}")
     return Report(**json.loads(done.stdout))
 
 

@@ -15,11 +15,13 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import cast
 
 import uvloop
+
+ANSWER_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +92,15 @@ class Meter:
 
     def __init__(self, make: Callable[[int], bytes]) -> None:
         self._make = make
-        self._sent = 0
+        self.sent = 0
         self.statuses: Counter[bytes] = Counter()
         self.latencies = array("d")
         self.measuring = False
         self.ending = False
 
     def next_request(self) -> bytes:
-        self._sent += 1
-        return self._make(self._sent)
+        self.sent += 1
+        return self._make(self.sent)
 
     def answered(self, status: bytes, took: float) -> None:
         self.statuses[status] += 1
@@ -166,7 +168,7 @@ async def run(load: Load) -> Report:
     await _pass(everyone, load.seconds)
     took, cpu = time.perf_counter() - began, time.process_time() - cpu
     meter.measuring, meter.ending = False, True
-    await asyncio.wait_for(everyone, 30)
+    await _all_answered(clients, meter)
     latencies = sorted(meter.latencies)
     return Report(
         per_second=len(latencies) / took,
@@ -176,6 +178,15 @@ async def run(load: Load) -> Report:
         statuses={status.decode(): count for status, count in meter.statuses.items()},
         cpu_share=cpu / took,
     )
+
+
+async def _all_answered(clients: Sequence[Connection], meter: Meter) -> None:
+    """Wait for what is still out; an answer that never comes is an error of the server, and told as one."""
+    _, pending = await asyncio.wait([client.ended for client in clients], timeout=ANSWER_SECONDS)
+    if pending:
+        raise SystemExit(
+            f"{len(pending)} of {meter.sent} requests were not answered within {ANSWER_SECONDS} s"
+        )
 
 
 async def _pass(everyone: asyncio.Future[list[None]], seconds: float) -> None:

@@ -106,7 +106,7 @@ def show(result: Result, console: Console) -> None:
     if result.figures:
         console.print(_figures(result.figures))
     for note in result.notes:
-        console.print(f"  {note}", style="dim", highlight=False)
+        console.print(f"  {note}", style="dim", highlight=False, markup=False)
 
 
 def _measured(result: Result) -> RichTable:

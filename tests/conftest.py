@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import psycopg2
 import pytest
 from psycopg2 import sql
 
-from tests.servers import ServerMissingError, embedded_postgres, installed_postgres, missing, with_database
+from tests.servers import (
+    ServerMissingError,
+    embedded_postgres,
+    installed_postgres,
+    missing,
+    some_postgres,
+    with_database,
+)
 
 FreshDatabase = Callable[..., str]
+SERVERS = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One PostgreSQL for all processes of the test runner, started before they are."""
+    if not hasattr(config, "workerinput"):
+        SERVERS.enter_context(some_postgres())
+
+
+def pytest_unconfigure() -> None:
+    SERVERS.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -24,7 +24,9 @@ import pytest
 
 from engines.command import TETHER
 
-POSTGRES_URL = os.environ.get("FLEXDB_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+POSTGRES_VARIABLE = "FLEXDB_TEST_POSTGRES_URL"
+USUAL_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
+DEBIAN = Path("/usr/lib/postgresql")
 READY_SECONDS = 30.0
 UNPRIVILEGED = ("nobody",)
 """PostgreSQL refuses to run as root; these users exist anyway, and none is made."""
@@ -61,8 +63,30 @@ def version_of(url: str) -> int:
 
 def installed_postgres() -> str:
     """URL of the server named by FLEXDB_TEST_POSTGRES_URL, or of the one on this machine."""
-    version_of(POSTGRES_URL)
-    return POSTGRES_URL
+    url = os.environ.get(POSTGRES_VARIABLE) or USUAL_POSTGRES
+    version_of(url)
+    return url
+
+
+@contextmanager
+def some_postgres() -> Iterator[None]:
+    """See that `installed_postgres` finds a server: where none answers, Debian's programs are started by hand.
+
+    The variable is set meanwhile, so that processes of the test runner all use the one server.
+    """
+    try:
+        installed_postgres()
+    except ServerMissingError:
+        folder = max(DEBIAN.glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
+        if os.environ.get(POSTGRES_VARIABLE) or folder is None:
+            yield  # the tests that need it say what is missing
+            return
+        with own_postgres(folder) as url:
+            os.environ[POSTGRES_VARIABLE] = url
+            yield
+        del os.environ[POSTGRES_VARIABLE]
+    else:
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +142,10 @@ def _other_user() -> str | None:
     raise ServerMissingError("PostgreSQL does not run as root, and there is no user `nobody`")
 
 
-def _programs(home: Path) -> Programs:
+def _programs(home: Path, installed: Path | None) -> Programs:
     """The embedded server's programs; copied where the other user cannot reach them in place."""
+    if installed is not None:
+        return Programs(installed, _other_user())
     package = _embedded_folder()
     programs = Programs(package / "pginstall" / "bin", _other_user())
     try:
@@ -133,15 +159,21 @@ def _programs(home: Path) -> Programs:
     return programs
 
 
-@contextmanager
-def embedded_postgres() -> Iterator[str]:
-    """A PostgreSQL 18 of our own on a free port of 127.0.0.1, password login; its URL.
+def embedded_postgres() -> AbstractContextManager[str]:
+    """A PostgreSQL 18 of our own from the package embedded-postgres; see `own_postgres`."""
+    return own_postgres(None)
 
-    Everything lies in one temporary folder. Ends with the context, and with this process however that ends.
+
+@contextmanager
+def own_postgres(installed: Path | None) -> Iterator[str]:
+    """A server of our own on a free port of 127.0.0.1, password login; its URL.
+
+    `installed` is the folder of its programs. Everything lies in one temporary folder. Ends with the context,
+    and with this process however that ends.
     """
     home = Path(tempfile.mkdtemp(prefix="flexdb-postgres-"))
     try:
-        programs = _prepared(home)
+        programs = _prepared(home, installed)
         password = secrets.token_urlsafe(12)
         _make_cluster(home, programs, password)
         port = _free_port()
@@ -153,23 +185,24 @@ def embedded_postgres() -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)  # the server may still be writing its last words
 
 
-def _prepared(home: Path) -> Programs:
+def _prepared(home: Path, installed: Path | None) -> Programs:
     user = _other_user()
     if user is not None:
         found = pwd.getpwnam(user)
         os.chown(home, found.pw_uid, found.pw_gid)
-    return _programs(home)
+    return _programs(home, installed)
 
 
 def _make_cluster(home: Path, programs: Programs, password: str) -> None:
     secret = home / "password"
     secret.write_text(password)
     secret.chmod(0o644)  # inside a folder of mode 0700; the server's user must read it
+    own_locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")  # needs nothing installed
+    locale = own_locale if not programs.folder.is_relative_to(DEBIAN) else ("--locale=C.UTF-8",)
     programs.run(
         home,
         *("initdb", f"--pgdata={home / 'data'}", "--no-sync", "--username=postgres", f"--pwfile={secret}"),
-        *("--auth-host=scram-sha-256", "--auth-local=trust", "--encoding=UTF8", "--locale=C"),
-        *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+        *("--auth-host=scram-sha-256", "--auth-local=trust", "--encoding=UTF8", *locale),
     )
 
 

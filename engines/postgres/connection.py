@@ -248,7 +248,9 @@ def prepare(opened: Connection, seconds: float) -> None:
         )
 
 
-def rows(opened: Connection, query: Any, parameters: tuple[Any, ...] | dict[str, Any] | None = None) -> list[Any]:
+def rows(
+    opened: Connection, query: Any, parameters: tuple[Any, ...] | dict[str, Any] | None = None
+) -> list[Any]:
     """All rows a query gives."""
     with opened.cursor() as cursor:
         cursor.execute(query, parameters)
@@ -313,6 +315,7 @@ _TOOL_WORDS: tuple[tuple[re.Pattern[str], type[FlexError], str], ...] = (
         re.compile(
             r"connection to server|server closed the connection|terminating connection|SSL SYSCALL"
             r"|the database system is (starting|shutting)|could not (send|receive) data"
+            r'|invalid snapshot identifier|snapshot ".*" does not exist'  # the session that held it was ended
         ),
         TargetUnavailable,
         "lost the server",

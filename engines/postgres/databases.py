@@ -67,7 +67,9 @@ class Locale:
         if self.provider == "i":
             parts.append(sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(self.locale)))
         if self.provider == "b":
-            parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(self.locale)))
+            parts.append(
+                sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(self.locale))
+            )
         return sql.SQL(" ").join(parts)
 
 
@@ -138,8 +140,31 @@ def publish(address: Address, built: str, final: str, run: Run) -> None:
             raise TargetNotEmpty(f"A database {final!r} was made by somebody else meanwhile.") from error
 
 
+def mark(address: Address, database: str, run: Run) -> bool:
+    """Say in an empty database's comment which job fills it, before it does so in one transaction.
+
+    False when the comment is somebody else's, or not ours to write: then a crash right after that
+    transaction makes the next attempt find a database that is not empty.
+    """
+    with maintenance(address, run) as opened:
+        comment = rows(opened, QUERIES["database_comment"], (database,))
+        if not comment or comment[0][0] not in (None, _made_by(run.job_id)):
+            return False
+        try:
+            execute(opened, _comment(database, _made_by(run.job_id)))
+        except errors.InsufficientPrivilege:
+            return False
+        return True
+
+
+def unmark(address: Address, database: str) -> None:
+    """The database stayed empty after all."""
+    with maintenance(address, None) as opened:
+        execute(opened, _comment(database, None))
+
+
 def made_by(address: Address, database: str, run: Run) -> bool:
-    """Whether an earlier attempt of this job made the database and got as far as naming it."""
+    """Whether an earlier attempt of this job made or marked the database; what it holds came whole."""
     with maintenance(address, run) as opened:
         found = rows(opened, QUERIES["database_comment"], (database,))
     return bool(found) and found[0][0] == _made_by(run.job_id)
@@ -167,7 +192,9 @@ def switch(address: Address, built: str, final: str, moved_away: str, run: Run) 
                 return
 
 
-def _rename_both(opened: Connection, built: str, final: str, moved_away: str, properties: list[sql.Composable]) -> None:
+def _rename_both(
+    opened: Connection, built: str, final: str, moved_away: str, properties: list[sql.Composable]
+) -> None:
     with opened.cursor() as cursor:
         cursor.execute("BEGIN")
         try:
@@ -193,7 +220,9 @@ def _comment(database: str, text: str | None) -> sql.Composable:
 
 def _properties(opened: Connection, source: str, into: str) -> list[sql.Composable]:
     """Statements that give one database what belongs to another itself and is in no dump."""
-    owner, limit, comment, grants, granted, settings = rows(opened, QUERIES["database_properties"], (source,))[0]
+    owner, limit, comment, grants, granted, settings = rows(
+        opened, QUERIES["database_properties"], (source,)
+    )[0]
     name = sql.Identifier(into)
     statements: list[sql.Composable] = [
         sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(owner)),
@@ -212,13 +241,19 @@ def _properties(opened: Connection, source: str, into: str) -> list[sql.Composab
     return statements
 
 
-_LISTS = frozenset({"search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces"})
+_LISTS = frozenset(
+    {"search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces"}
+)
 """Settings whose value is a list of names, kept by the server already quoted."""
 
 
 def _setting(database: str, role: str | None, value: str) -> sql.Composable:
     name, _, text = value.partition("=")
-    who = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(database)) if role else None
+    who = (
+        sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(database))
+        if role
+        else None
+    )
     where = who or sql.SQL("DATABASE {}").format(sql.Identifier(database))
     shown = sql.SQL(text) if name in _LISTS and text else sql.Literal(text)
     return sql.SQL("ALTER {} SET {} TO {}").format(

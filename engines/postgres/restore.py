@@ -46,9 +46,12 @@ class PgRestore:
         self._drop_own_leftovers()
         there = databases.exists(self.address, self.address.database, self.run)
         if there and self.options.mode == "create":
-            if databases.made_by(self.address, self.address.database, self.run):
+            found = user_objects(self.address, self.run)
+            if _holds_more_than_schemas(found) and databases.made_by(
+                self.address, self.address.database, self.run
+            ):
                 return self._made_earlier()
-            refuse_user_objects(self.address, self.run)
+            _refuse(found, self.address.database)
         server = server_of(self.address, self.run)
         client = self._client(server)
         with ready(self.artefact, self.run, self.free_bytes) as archive:
@@ -74,17 +77,22 @@ class PgRestore:
 
     def _made_earlier(self) -> Restored:
         """An attempt of this job named its database and died before it could say so."""
-        return Restored(self.address.database, finish(self.address, self.run), ("Made by an earlier attempt.",))
+        return Restored(
+            self.address.database, finish(self.address, self.run), ("Made by an earlier attempt.",)
+        )
 
     def _into_empty(self, load: Load) -> Restored:
         """One transaction: a failure leaves the database as empty as it was."""
-        if load.commits_itself:
-            self.run.confirm()
+        marked = databases.mark(self.address, self.address.database, self.run)
         try:
+            if load.commits_itself:
+                self.run.confirm()
             replace(load, before_commit=self.run.point_of_no_return).carry_out()
         except BaseException:
             with suppress(FlexError):  # the failure itself matters more; the next attempt ends them
                 end_own(self.address, self.run)
+                if marked:
+                    databases.unmark(self.address, self.address.database)
             raise
         notes = _notes(load.owners)
         if load.commits_itself:
@@ -97,7 +105,9 @@ class PgRestore:
     def _beside(self, load: Load, *, replaces: bool) -> Restored:
         built = databases.new_name(self.run.job_id)
         address = self.address.with_database(built)
-        note = databases.create(self.address, built, Locale.recorded(self.artefact.manifest.options), self.run)
+        note = databases.create(
+            self.address, built, Locale.recorded(self.artefact.manifest.options), self.run
+        )
         try:
             replace(load, address=address, jobs=_jobs(load, self.options.jobs)).carry_out()
             objects = finish(address, self.run)
@@ -144,13 +154,22 @@ def server_of(address: Address, run: Run) -> Server:
         return catalog.server(opened)
 
 
-def refuse_user_objects(address: Address, run: Run) -> None:
-    """Raise `TargetNotEmpty` unless the database holds nothing of anybody's."""
+def user_objects(address: Address, run: Run) -> list[str]:
+    """A few of the objects of anybody's that the database holds."""
     with session(address, run.application_name, stop=run.stop) as opened:
-        found = [name for (name,) in rows(opened, QUERIES["user_objects"])]
+        return [name for (name,) in rows(opened, QUERIES["user_objects"])]
+
+
+def _holds_more_than_schemas(found: list[str]) -> bool:
+    """Schemas may be made ahead of the one transaction that brings everything else."""
+    return any(not name.startswith("schema ") for name in found)
+
+
+def _refuse(found: list[str], database: str) -> None:
+    """Raise `TargetNotEmpty` unless the database holds nothing of anybody's."""
     if found:
         raise TargetNotEmpty(
-            f"Database {address.database!r} is not empty: it holds {found[0]}"
+            f"Database {database!r} is not empty: it holds {found[0]}"
             + (" and more." if len(found) > 1 else "."),
             details={"objects": found},
         )
@@ -166,7 +185,9 @@ def finish(address: Address, run: Run) -> tuple[ObjectCount, ...]:
 
 def count_objects(opened: Connection, run: Run) -> tuple[ObjectCount, ...]:
     found = catalog.relations(opened)
-    counts = catalog.count_rows(opened, found, lambda done, of: run.progress("counting rows", done, of, "tables"))
+    counts = catalog.count_rows(
+        opened, found, lambda done, of: run.progress("counting rows", done, of, "tables")
+    )
     return catalog.objects(found, counts, int(catalog.one(opened, "large_object_count")))
 
 

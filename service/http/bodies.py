@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 from aiohttp import ClientPayloadError, web
@@ -11,12 +12,15 @@ from pydantic_core import from_json
 from service.http.keys import PARTS
 from service.intake import Refused
 
+_WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""Content codings that are understood, as zlib's `wbits`."""
+
 
 async def read(request: web.Request) -> bytes:
-    """The whole body.
+    """The whole body as it was sent, before any `Content-Encoding` is undone: what a signature is made over.
 
     Raises `Refused`: 413 as soon as it is known to be too large (what still comes is drained), 400 for one that
-    breaks off or is not encoded as its headers say.
+    breaks off.
     """
     limit = request.app[PARTS].max_body_bytes
     if request.content_length is not None and request.content_length > limit:
@@ -26,7 +30,32 @@ async def read(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge:
         raise too_large(limit) from None
     except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, ConnectionError) as error:
-        raise Refused(400, "bad_request", "The body breaks off, or its encoding is broken.") from error
+        request.content.feed_eof()  # nothing more can be read of it; without this the server would try to drain it
+        raise Refused(400, "bad_request", "The body breaks off.") from error
+
+
+def unpacked(request: web.Request, body: bytes) -> bytes:
+    """The body with its `Content-Encoding` undone, never more than the limit.
+
+    Raises `Refused`: 413 for what unpacks to more, 415 for an unknown coding, 400 for a broken one.
+    """
+    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in _WINDOW:
+        known = "identity, gzip and deflate"
+        raise Refused(415, "unsupported_media_type", f"Content-Encoding may be {known}; send the body as it is.")
+    limit = request.app[PARTS].max_body_bytes
+    press = zlib.decompressobj(_WINDOW[coding])
+    try:
+        plain = press.decompress(body, limit + 1)
+    except zlib.error:
+        plain, press = b"", zlib.decompressobj()
+    if len(plain) > limit:
+        raise too_large(limit)
+    if not press.eof or press.unused_data:
+        raise Refused(400, "bad_request", f"The body is not whole {coding}.")
+    return plain
 
 
 def too_large(limit: int) -> Refused:

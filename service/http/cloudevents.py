@@ -114,9 +114,7 @@ def _odd(name: str, value: Any) -> Fault | None:
         return Fault(f"/{escaped(name[:100])}", told)
     if name in ("subject", "dataschema") and not (isinstance(value, str) and value):
         return Fault(f"/{name}", f"The attribute {name} is a string that is not empty, or left out.")
-    if name == "datacontenttype" and not (
-        isinstance(value, str) and is_json(value.partition(";")[0].strip().lower())
-    ):
+    if name == "datacontenttype" and not (isinstance(value, str) and is_json(value.partition(";")[0].strip().lower())):
         return Fault("/datacontenttype", "The data of an event is JSON: application/json.")
     return None
 

@@ -13,7 +13,7 @@ from handlers.base import Fault
 from service.access import Principal
 from service.event import Event
 from service.http import problems
-from service.http.bodies import is_json, media_type, parse, read
+from service.http.bodies import is_json, media_type, parse, read, unpacked
 from service.http.cloudevents import BATCH, STRUCTURED, from_binary, from_structured
 from service.http.keys import PARTS
 from service.http.waiting import wished_seconds, with_wait
@@ -27,11 +27,12 @@ FORM = "application/x-www-form-urlencoded"
 
 
 async def _authenticated(request: web.Request) -> tuple[Principal, bytes]:
-    """Who asks, and the raw bytes the signature was checked on."""
+    """Who asks, and the body; a signature is checked on its bytes as they were sent."""
     access = request.app[PARTS].access
     principal = access.expect_credentials(request.headers)
     body = await read(request)
-    return principal or access.by_signature(request.headers, body), body
+    principal = principal or access.by_signature(request.headers, body)
+    return principal, unpacked(request, body)
 
 
 def acceptance(event: Event, accepted: Accepted) -> dict[str, Any]:
@@ -108,7 +109,7 @@ async def _accept(
         headers={"Location": f"/jobs/{accepted.job_id}"},
     )
     wish = wished_seconds(request.headers.getall("Prefer", ()))
-    return answer if wish is None else await with_wait(parts, accepted.job_id, wish, answer)
+    return answer if wish is None else await with_wait(request, accepted.job_id, wish, answer)
 
 
 async def _batch(request: web.Request, principal: Principal, body: bytes) -> web.Response:

@@ -12,6 +12,7 @@ from aiohttp import web
 from service.http.keys import PARTS, Parts
 from service.http.paging import page_response, refuse_unknown, wished_limit
 from service.http.problems import BEGUN, problem
+from service.http.waiting import has_left
 from service.intake import Refused
 from service.jobs import ENDED, Job, Status, links, new_id
 from service.ledger.base import CancelOutcome, HistoryEntry, LedgerUnavailable
@@ -107,15 +108,15 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     request[BEGUN] = stream
     # Without the ledger (the service stops) the stream ends early: readers come back with Last-Event-ID.
     with contextlib.suppress(ConnectionResetError, LedgerUnavailable):  # a reader that has gone misses nothing
-        await _stream(parts, job.job_id, request.headers.get("Last-Event-ID"), stream)
+        await _stream(request, job.job_id, stream)
     return stream
 
 
-async def _stream(parts: Parts, job_id: str, last_id: str | None, stream: web.StreamResponse) -> None:
-    loop = asyncio.get_running_loop()
-    seen, ended, spoke = await _seq_of(parts, job_id, last_id), False, loop.time()
+async def _stream(request: web.Request, job_id: str, stream: web.StreamResponse) -> None:
+    parts, loop = request.app[PARTS], asyncio.get_running_loop()
+    seen, ended, spoke = await _seq_of(parts, job_id, request.headers.get("Last-Event-ID")), False, loop.time()
     with parts.hub.following(job_id) as follower:
-        while not ended:
+        while not ended and not has_left(request):
             job = await parts.ledger.job(job_id)
             ended = job is None or job.status in ENDED  # asked before the history, so that nothing is missed
             for entry in await parts.ledger.history(job_id, seen):

@@ -194,4 +194,9 @@ async def problems(request: web.Request, handler: Handle) -> web.StreamResponse:
         if isinstance(error, web.HTTPException) and error.status < HTTPStatus.BAD_REQUEST:
             raise
         begun = request.get(BEGUN)
-        return of_any(request, error) if begun is None else cut_off(request, begun, error)
+        if begun is not None:
+            return cut_off(request, begun, error)
+        told = of_any(request, error)
+        if request.content.exception() is not None:  # nobody knows where the next request would begin
+            told.force_close()
+        return told

@@ -98,7 +98,11 @@ def _with_token(handle: Handle) -> Handle:
 
 def make_app(parts: Parts) -> web.Application:
     """The application with every route."""
-    app = web.Application(middlewares=[problems], client_max_size=parts.max_body_bytes)
+    app = web.Application(
+        middlewares=[problems],
+        client_max_size=parts.max_body_bytes,
+        handler_args={"auto_decompress": False},  # signatures are over the bytes as sent; see `bodies.unpacked`
+    )
     app[PARTS] = parts
     app[docs.OPENAPI] = document(ROUTES, handler_classes())
     app[docs.ASYNCAPI] = asyncapi_document(handler_classes())

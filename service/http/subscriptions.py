@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from handlers.base import Fault
-from service.http.bodies import parse, read
+from service.http.bodies import parse, read, unpacked
 from service.http.deliveries import shown_url
 from service.http.keys import PARTS
 from service.intake import Refused, faults_of
@@ -70,7 +70,7 @@ async def put_subscription(request: web.Request) -> web.Response:
         detail = "A name has a-z, 0-9, _ and -, at most 63 characters."
         raise Refused(422, "invalid_request", detail, (Fault("/name", detail),))
     try:
-        body = SubscriptionBody.model_validate(parse(await read(request)))
+        body = SubscriptionBody.model_validate(parse(unpacked(request, await read(request))))
     except ValidationError as error:
         faults = faults_of(error)
         raise Refused(

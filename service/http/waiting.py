@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from service.http.keys import Parts
+from service.http.keys import PARTS, Parts
 from service.jobs import ENDED
 from service.ledger.base import LedgerUnavailable
 
@@ -38,10 +38,15 @@ async def terminal_event(parts: Parts, job_id: str) -> str | None:
     return None
 
 
-async def with_wait(parts: Parts, job_id: str, seconds: int, answer: web.Response) -> web.Response:
+def has_left(request: web.Request) -> bool:
+    """Whether nobody is there any more to read an answer; handlers are not canceled then."""
+    return request.transport is None or request.transport.is_closing()
+
+
+async def with_wait(request: web.Request, job_id: str, seconds: int, answer: web.Response) -> web.Response:
     """The terminal event with 200 when the job ends in time, else `answer`; that too when the ledger goes away
     meanwhile (the service stops), as the event was accepted all the same."""
-    applied = {"Preference-Applied": f"wait={seconds}"}
+    parts, applied = request.app[PARTS], {"Preference-Applied": f"wait={seconds}"}
     until = time.monotonic() + seconds
     with parts.hub.following(job_id) as follower:
         while True:
@@ -57,7 +62,7 @@ async def with_wait(parts: Parts, job_id: str, seconds: int, answer: web.Respons
                     charset="utf-8",
                     headers=applied,
                 )
-            if left <= 0:
+            if left <= 0 or has_left(request):
                 answer.headers.update(applied)
                 return answer
             await follower.wait(min(left, POLL_SECONDS))

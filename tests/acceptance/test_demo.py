@@ -18,8 +18,9 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection  # noqa: N812  a class, written small by its authors
 
+from tests.servers import ServerMissingError, installed_postgres, missing
+
 ROOT = Path(__file__).parents[2]
-POSTGRES = os.environ.get("FLEXDB_TEST_POSTGRES_URL") or "postgresql://postgres@127.0.0.1:5432/postgres"
 
 
 async def start(folder: Path, database_url: str = "") -> asyncio.subprocess.Process:
@@ -49,9 +50,10 @@ async def test_the_demo_runs_to_its_end_and_leaves_nothing(tmp_path: Path) -> No
 def admin() -> Connection:
     """A connection to the test server, for making and dropping databases."""
     try:
-        connection = psycopg2.connect(POSTGRES, connect_timeout=5)
-    except psycopg2.OperationalError:
-        pytest.skip("no PostgreSQL server answers; name one in FLEXDB_TEST_POSTGRES_URL")
+        connection = psycopg2.connect(installed_postgres(), connect_timeout=5)
+    except ServerMissingError as error:
+        missing(str(error))
+        raise
     connection.autocommit = True
     return connection
 
@@ -68,7 +70,7 @@ def databases(server: Connection) -> set[str]:
 def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database of the user's own: once empty, once not."""
     name = f"demo_test_{secrets.token_hex(4)}"
-    url = urlsplit(POSTGRES)._replace(path=f"/{name}").geturl()
+    url = urlsplit(installed_postgres())._replace(path=f"/{name}").geturl()
     with closing(admin()) as server:
         server.cursor().execute(f"CREATE DATABASE {name}")
         if request.param:

@@ -275,6 +275,10 @@ class PostgresWorld(World):
             run(admin, create.format(sql.Identifier(name), sql.Literal(password)))
         self._roles.append(name)
 
+    def make_empty(self, name: str) -> None:
+        with self.admin() as admin:
+            run(admin, sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+
     def rename(self, name: str) -> None:
         """The shop's database gets another name, one that begins with its own."""
         with self.admin() as admin:

@@ -119,9 +119,7 @@ class Doors:
     async def hook(self, operation: str, data: Any = None, **headers: str) -> Answer:
         """POST /hooks/{operation}; header names with `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.ask(
-            "POST", f"/hooks/{operation}", data or {}, {"Content-Type": "application/json"} | named
-        )
+        return await self.ask("POST", f"/hooks/{operation}", data or {}, {"Content-Type": "application/json"} | named)
 
     async def accepted(self, operation: str = "check", data: Any = None, **headers: str) -> str:
         """The id of a job that was just made."""
@@ -147,9 +145,7 @@ class Doors:
             more.setdefault("result", {"reachable": True})
         assert await self.ledger.finish_job(job.job_id, job.fencing_token, status, **more) is not None
 
-    async def published(
-        self, backup_id: str, content: bytes = b"stored bytes", **fields: Any
-    ) -> CatalogueEntry:
+    async def published(self, backup_id: str, content: bytes = b"stored bytes", **fields: Any) -> CatalogueEntry:
         """A backup in the catalogue, its file in the store."""
         made = entry(backup_id, **fields)
         digest = hashlib.sha256(content).hexdigest()
@@ -192,9 +188,7 @@ async def open_doors(
     storage = LocalStore("default", folder / "storage")
     stores = NamedStores({"default": storage})
     hub = Hub()
-    ledger.watch(
-        lambda change: hub.job_changed(change.job_id) if change.job_id and change.kind == "job" else None
-    )
+    ledger.watch(lambda change: hub.job_changed(change.job_id) if change.job_id and change.kind == "job" else None)
     catalogue = LedgerCatalogue(ledger, stores, asyncio.get_running_loop())
     handlers = {**build_handlers(connections, stores, catalogue, engines, "test"), **(extra or {})}
     policy = OutgoingPolicy.of(())

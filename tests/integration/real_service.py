@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp.test_utils import TestServer
+from aiohttp import web
 from yarl import URL
 
 from engines.sample import make_sample_shop
@@ -80,7 +81,7 @@ class Running:
         shown = ({"Authorization": f"Bearer {token}"} if token else {}) | dict(headers or {})
         url = URL(f"{self.base}".rstrip("/") + path, encoded=True)
         async with self.session.request(
-            method, url, data=body, headers=shown, allow_redirects=False, skip_auto_headers=("Content-Type",)
+            method, url, data=io.BytesIO(body) if body else body, headers=shown, allow_redirects=False, skip_auto_headers=("Content-Type",)
         ) as answer:
             found = Answer(answer.status, answer.headers.copy(), await answer.read())
         self.bodies += [found.body, repr(found.headers).encode()]
@@ -138,11 +139,14 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Running]:
     }
     service = Service(Settings(_env_file=None, **(defaults | settings)))
     await service.start()
-    server = TestServer(service.application(), handler_cancellation=False)
+    runner = web.AppRunner(service.application(), access_log=None, handler_cancellation=False)  # as `service.app.run`
     try:
-        await server.start_server()
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        base = URL(f"http://127.0.0.1:{runner.addresses[0][1]}")
         async with aiohttp.ClientSession() as session:
-            yield Running(service, server.make_url("/"), session)
+            yield Running(service, base, session)
     finally:
         await service.stop()
-        await server.close()
+        await runner.cleanup()

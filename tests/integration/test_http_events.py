@@ -86,9 +86,7 @@ async def test_the_same_event_by_every_door_is_one_job(doors: Doors) -> None:
         await doors.hook("check", data, Idempotency_Key="one"),
         await doors.ask("POST", "/events", same, STRUCTURED),
         await doors.ask("POST", "/events", data, JSON | binary),
-        await doors.ask(
-            "POST", "/events", coded, {"Content-Type": "APPLICATION/CloudEvents+JSON; charset=UTF-8"}
-        ),
+        await doors.ask("POST", "/events", coded, {"Content-Type": "APPLICATION/CloudEvents+JSON; charset=UTF-8"}),
     ]
     assert [answer.status for answer in answers] == [202] * 4
     assert len({answer.json["job_id"] for answer in answers}) == 1
@@ -176,9 +174,7 @@ async def test_a_signer_cannot_take_the_ids_of_another_caller(doors: Doors) -> N
         ({"Authorization": "Bearer wrong"}, "invalid_token"),
     ],
 )
-async def test_a_bad_signature_is_401_and_makes_no_job(
-    doors: Doors, change: dict[str, str | None], code: str
-) -> None:
+async def test_a_bad_signature_is_401_and_makes_no_job(doors: Doors, change: dict[str, str | None], code: str) -> None:
     headers = {name: value for name, value in (signed(b"{}") | change).items() if value is not None}
     answer = await doors.ask("POST", "/hooks/check", b"{}", JSON | headers, token=None)
     assert (answer.status, answer.code) == (401, code)
@@ -529,9 +525,7 @@ async def test_a_longer_wait_is_cut_and_says_so(doors: Doors) -> None:
     await doors.accepted(Idempotency_Key="one")
     await doors.finished(await doors.claimed())
     answer = await doors.hook("check", {"connection": "shop"}, Idempotency_Key="one", Prefer="wait=9999")
-    assert (answer.status, answer.headers["Preference-Applied"]) == (200, "wait=300"), (
-        "a repeat may ask for the end"
-    )
+    assert (answer.status, answer.headers["Preference-Applied"]) == (200, "wait=300"), "a repeat may ask for the end"
 
 
 async def test_a_ledger_that_goes_away_during_a_wait_does_not_unsay_the_acceptance(opened: OpenDoors) -> None:

@@ -56,9 +56,7 @@ READ = Event("e", "/tests", "backup", {"connection": "shop"})
 
 def test_a_structured_event_is_read() -> None:
     assert from_structured(event()) == READ
-    full = event(
-        time="2026-11-21T03:00:00Z", subject="shop", datacontenttype="application/json; charset=utf-8"
-    )
+    full = event(time="2026-11-21T03:00:00Z", subject="shop", datacontenttype="application/json; charset=utf-8")
     assert from_structured(full | {"traceparent": "00-x", "number": 1, "flag": True}) == READ
 
 
@@ -204,9 +202,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from(
-    ["specversion", "id", "source", "type", "data", "data_base64", "time", "expirytime", "x"]
-)
+NAMES = st.sampled_from(["specversion", "id", "source", "type", "data", "data_base64", "time", "expirytime", "x"])
 
 
 @given(st.dictionaries(NAMES | st.text(), JSON) | JSON, st.booleans())
@@ -216,11 +212,7 @@ def test_any_json_is_an_event_or_refused(value: Any, completed: bool) -> None:
     assert status_of(lambda: from_structured(value)) in (202, 400, 404, 422)
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(["ce-id", "ce-source", "ce-type", "ce-time", "ce-specversion"]), st.text()
-    )
-)
+@given(st.dictionaries(st.sampled_from(["ce-id", "ce-source", "ce-type", "ce-time", "ce-specversion"]), st.text()))
 def test_any_headers_are_an_event_or_refused(found: dict[str, str]) -> None:
     assert status_of(lambda: from_binary(headers() | found, "application/json", b"{}")) in (202, 400, 404)
 

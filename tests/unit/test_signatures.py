@@ -71,9 +71,7 @@ def test_any_of_several_signatures_by_any_of_several_secrets_will_do() -> None:
     assert fault(SIGNATURE, keys=(OTHER,)) is SignatureFault.MISMATCH
 
 
-@pytest.mark.parametrize(
-    "junk", ["garbage", "v1", "v1,", "v1,a,b", ",", "v2,x", "v1a,AAAA", "v1,\udcff", "  "]
-)
+@pytest.mark.parametrize("junk", ["garbage", "v1", "v1,", "v1,a,b", ",", "v2,x", "v1a,AAAA", "v1,\udcff", "  "])
 def test_junk_beside_a_good_signature_is_passed_over(junk: str) -> None:
     assert fault(f"{junk} {SIGNATURE}") is None
     assert fault(f" {SIGNATURE}  {junk} ") is None
@@ -117,9 +115,7 @@ def test_a_body_that_is_not_text_can_be_signed() -> None:
 
 
 @given(st.text(), st.text(), st.text(), st.binary())
-def test_no_header_makes_it_raise_anything_else(
-    message_id: str, stamp: str, signature: str, body: bytes
-) -> None:
+def test_no_header_makes_it_raise_anything_else(message_id: str, stamp: str, signature: str, body: bytes) -> None:
     assert fault(signature, message_id=message_id, stamp=stamp, body=body) is not None
 
 

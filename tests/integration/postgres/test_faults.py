@@ -31,7 +31,7 @@ from engines.errors import (
 from engines.postgres import PostgresEngine
 from engines.postgres.catalog import relations
 from engines.postgres.clients import Clients, default_folders
-from engines.postgres.connection import Address
+from engines.postgres.connection import Address, session
 from engines.postgres.counting import counting, snapshot
 from engines.run import Progress, Run, StopReason
 from tests.conftest import FreshDatabase
@@ -270,9 +270,11 @@ def test_a_cancel_ends_the_count_that_runs_beside_the_dump(bench: Workbench, sho
 def test_a_failed_dump_does_not_wait_for_its_count(bench: Workbench, shop15: str) -> None:
     run = bench.run()
     address = Address.parse(shop15)
+    with session(address, "test") as opened:
+        found = relations(opened)
 
     def fail_beside_a_count() -> None:
-        with snapshot(address, run) as moment, counting(moment, relations(moment.connection)):
+        with snapshot(address, run) as moment, counting(moment, found):
             eventually(lambda: bool(sql(shop15, "SELECT 1 FROM pg_locks WHERE NOT granted")))
             raise ToolFailed("pg_dump broke")
 
@@ -615,3 +617,18 @@ def test_a_server_without_tls_is_refused_when_the_url_asks_for_it(bench: Workben
     report = bench.engine.check(bench.target(postgres18_url + "?sslmode=require"), bench.run())
     assert not report.reachable and report.problem is not None
     assert "SSL" in report.problem["message"]
+
+
+def test_damage_is_found_before_a_streamed_restore_begins(
+    bench: Workbench, shop15: str, postgres15_url: str, fresh_database: FreshDatabase
+) -> None:
+    artefact = bench.back_up(shop15, compression="none")
+    path = artefact.stored_path(artefact.manifest.files[0])
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    tight = Workbench(bench.folder, PostgresEngine(free_bytes=lambda _: 0))
+    stages: list[str] = []
+    run = tight.run(listener=lambda progress: stages.append(progress.stage))
+    with pytest.raises(ArtefactDamaged):
+        tight.restore(artefact, fresh_database(postgres15_url), run)
+    assert stages == ["checking"]
