@@ -248,9 +248,7 @@ def prepare(opened: Connection, seconds: float) -> None:
         )
 
 
-def rows(
-    opened: Connection, query: Any, parameters: tuple[Any, ...] | dict[str, Any] | None = None
-) -> list[Any]:
+def rows(opened: Connection, query: Any, parameters: tuple[Any, ...] | dict[str, Any] | None = None) -> list[Any]:
     """All rows a query gives."""
     with opened.cursor() as cursor:
         cursor.execute(query, parameters)

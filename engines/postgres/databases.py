@@ -67,9 +67,7 @@ class Locale:
         if self.provider == "i":
             parts.append(sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(self.locale)))
         if self.provider == "b":
-            parts.append(
-                sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(self.locale))
-            )
+            parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(self.locale)))
         return sql.SQL(" ").join(parts)
 
 
@@ -192,9 +190,7 @@ def switch(address: Address, built: str, final: str, moved_away: str, run: Run) 
                 return
 
 
-def _rename_both(
-    opened: Connection, built: str, final: str, moved_away: str, properties: list[sql.Composable]
-) -> None:
+def _rename_both(opened: Connection, built: str, final: str, moved_away: str, properties: list[sql.Composable]) -> None:
     with opened.cursor() as cursor:
         cursor.execute("BEGIN")
         try:
@@ -220,9 +216,7 @@ def _comment(database: str, text: str | None) -> sql.Composable:
 
 def _properties(opened: Connection, source: str, into: str) -> list[sql.Composable]:
     """Statements that give one database what belongs to another itself and is in no dump."""
-    owner, limit, comment, grants, granted, settings = rows(
-        opened, QUERIES["database_properties"], (source,)
-    )[0]
+    owner, limit, comment, grants, granted, settings = rows(opened, QUERIES["database_properties"], (source,))[0]
     name = sql.Identifier(into)
     statements: list[sql.Composable] = [
         sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(owner)),
@@ -241,19 +235,13 @@ def _properties(opened: Connection, source: str, into: str) -> list[sql.Composab
     return statements
 
 
-_LISTS = frozenset(
-    {"search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces"}
-)
+_LISTS = frozenset({"search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces"})
 """Settings whose value is a list of names, kept by the server already quoted."""
 
 
 def _setting(database: str, role: str | None, value: str) -> sql.Composable:
     name, _, text = value.partition("=")
-    who = (
-        sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(database))
-        if role
-        else None
-    )
+    who = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(database)) if role else None
     where = who or sql.SQL("DATABASE {}").format(sql.Identifier(database))
     shown = sql.SQL(text) if name in _LISTS and text else sql.Literal(text)
     return sql.SQL("ALTER {} SET {} TO {}").format(

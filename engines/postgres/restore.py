@@ -47,9 +47,7 @@ class PgRestore:
         there = databases.exists(self.address, self.address.database, self.run)
         if there and self.options.mode == "create":
             found = user_objects(self.address, self.run)
-            if _holds_more_than_schemas(found) and databases.made_by(
-                self.address, self.address.database, self.run
-            ):
+            if _holds_more_than_schemas(found) and databases.made_by(self.address, self.address.database, self.run):
                 return self._made_earlier()
             _refuse(found, self.address.database)
         server = server_of(self.address, self.run)
@@ -77,9 +75,7 @@ class PgRestore:
 
     def _made_earlier(self) -> Restored:
         """An attempt of this job named its database and died before it could say so."""
-        return Restored(
-            self.address.database, finish(self.address, self.run), ("Made by an earlier attempt.",)
-        )
+        return Restored(self.address.database, finish(self.address, self.run), ("Made by an earlier attempt.",))
 
     def _into_empty(self, load: Load) -> Restored:
         """One transaction: a failure leaves the database as empty as it was."""
@@ -91,7 +87,7 @@ class PgRestore:
         except BaseException:
             with suppress(FlexError):  # the failure itself matters more; the next attempt ends them
                 end_own(self.address, self.run)
-                if marked:
+                if marked and not self._was_committed():
                     databases.unmark(self.address, self.address.database)
             raise
         notes = _notes(load.owners)
@@ -102,12 +98,15 @@ class PgRestore:
                 return self._restored(load, self.artefact.manifest.objects, (*notes, "Not counted: stopped."))
         return self._restored(load, finish(load.address, self.run), notes)
 
+    def _was_committed(self) -> bool:
+        """The server may have taken the COMMIT whose answer was lost; the next attempt then finds its work done."""
+        with session(self.address, self.run.application_name) as opened:  # a stop that is asked for must not end this
+            return bool(rows(opened, QUERIES["user_objects"]))
+
     def _beside(self, load: Load, *, replaces: bool) -> Restored:
         built = databases.new_name(self.run.job_id)
         address = self.address.with_database(built)
-        note = databases.create(
-            self.address, built, Locale.recorded(self.artefact.manifest.options), self.run
-        )
+        note = databases.create(self.address, built, Locale.recorded(self.artefact.manifest.options), self.run)
         try:
             replace(load, address=address, jobs=_jobs(load, self.options.jobs)).carry_out()
             objects = finish(address, self.run)
@@ -169,8 +168,7 @@ def _refuse(found: list[str], database: str) -> None:
     """Raise `TargetNotEmpty` unless the database holds nothing of anybody's."""
     if found:
         raise TargetNotEmpty(
-            f"Database {database!r} is not empty: it holds {found[0]}"
-            + (" and more." if len(found) > 1 else "."),
+            f"Database {database!r} is not empty: it holds {found[0]}" + (" and more." if len(found) > 1 else "."),
             details={"objects": found},
         )
 
@@ -185,9 +183,7 @@ def finish(address: Address, run: Run) -> tuple[ObjectCount, ...]:
 
 def count_objects(opened: Connection, run: Run) -> tuple[ObjectCount, ...]:
     found = catalog.relations(opened)
-    counts = catalog.count_rows(
-        opened, found, lambda done, of: run.progress("counting rows", done, of, "tables")
-    )
+    counts = catalog.count_rows(opened, found, lambda done, of: run.progress("counting rows", done, of, "tables"))
     return catalog.objects(found, counts, int(catalog.one(opened, "large_object_count")))
 
 

@@ -100,7 +100,7 @@ async def retry_job(request: web.Request) -> web.Response:
 
 async def stream_events(request: web.Request) -> web.StreamResponse:
     """GET /jobs/{id}/events: server-sent events, the history first, closed after the terminal event."""
-    parts, job = request.app[PARTS], await _job(request)
+    job = await _job(request)
     stream = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )

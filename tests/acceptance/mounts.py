@@ -15,9 +15,7 @@ def can_mount() -> bool:
     """Whether this user may have a mount namespace of its own here."""
     try:
         mount = "mount -t tmpfs -o size=1m tmpfs /mnt"
-        return (
-            subprocess.run([*OWN_MOUNTS, "sh", "-c", mount], capture_output=True, check=False).returncode == 0
-        )
+        return subprocess.run([*OWN_MOUNTS, "sh", "-c", mount], capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         return False
 

@@ -203,9 +203,7 @@ class RunningService:
         def look() -> psutil.Process | None:
             for tool in self.tools():
                 try:
-                    if tool.name() == "pg_dump" and any(
-                        word.startswith("--format") for word in tool.cmdline()
-                    ):
+                    if tool.name() == "pg_dump" and any(word.startswith("--format") for word in tool.cmdline()):
                         tool.suspend()
                         return tool
                 except psutil.NoSuchProcess:

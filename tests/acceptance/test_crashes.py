@@ -330,9 +330,7 @@ def test_a_kill_during_a_restore_leaves_the_target_as_it_was_and_the_next_attemp
 
 
 @pytest.mark.parametrize("mode", ["create", "replace"])
-def test_a_kill_between_the_switch_of_a_restore_and_its_commit_ends_as_completed(
-    scene: Scene, mode: str
-) -> None:
+def test_a_kill_between_the_switch_of_a_restore_and_its_commit_ends_as_completed(scene: Scene, mode: str) -> None:
     backed_up = scene.world.contents()
     good = scene.back_up()
     target = scene.world.copy if mode == "create" else None
@@ -403,9 +401,7 @@ def killed_after_load(scene: Scene, jobs: list[str], good: str) -> bool:
 
 def test_a_kill_during_a_rehearsal_leaves_no_scratch_database(big: Scene) -> None:
     good = big.back_up()
-    job_id = big.service.send(
-        "verification", {"backup_id": good, "level": 3, "callback_url": big.receiver.url}
-    )
+    job_id = big.service.send("verification", {"backup_id": good, "level": 3, "callback_url": big.receiver.url})
     until(lambda: big.world.half_built([job_id]) or staging(big.service), pause=0.001)
     tools_are_gone(big.service.kill())
     assert status_on_disk(big.service, job_id) == "running"

@@ -64,9 +64,7 @@ def databases(server: Connection) -> set[str]:
         return {name for (name,) in cursor.fetchall()}
 
 
-@pytest.fixture(
-    params=["", 'CREATE TABLE "odd ""name" AS SELECT g, g::text AS t FROM generate_series(1, 2000) g']
-)
+@pytest.fixture(params=["", 'CREATE TABLE "odd ""name" AS SELECT g, g::text AS t FROM generate_series(1, 2000) g'])
 def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database of the user's own: once empty, once not."""
     name = f"demo_test_{secrets.token_hex(4)}"
@@ -80,9 +78,7 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
         server.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_the_demo_backs_up_a_server_of_ones_own_and_drops_what_it_made(
-    tmp_path: Path, database_url: str
-) -> None:
+async def test_the_demo_backs_up_a_server_of_ones_own_and_drops_what_it_made(tmp_path: Path, database_url: str) -> None:
     process = await start(tmp_path, database_url)
     async with asyncio.timeout(180):
         out, _ = await process.communicate()

@@ -230,9 +230,7 @@ def test_a_second_backup_of_a_busy_target_waits_joins_or_is_refused(scene: Scene
     with scene.world.locked():
         first = service.send("backup", {"connection": "shop"})
         service.running(first)
-        joined = service.hook(
-            "backup", {"connection": "shop", "on_conflict": "join", "callback_url": receiver.url}
-        )
+        joined = service.hook("backup", {"connection": "shop", "on_conflict": "join", "callback_url": receiver.url})
         assert (joined.status, joined.json["job_id"]) == (202, first)
         refused = service.hook("backup", {"connection": "shop", "on_conflict": "reject"})
         assert (refused.status, refused.code, refused.json["job_id"]) == (409, "target_busy", first)
@@ -432,8 +430,7 @@ def where_secrets_could_be(scene: Scene, watch: Watch) -> dict[str, bytes]:
     places |= {f"answer {number}": body for number, body in enumerate(service.answers)}
     places |= {f"event {number}": each.body for number, each in enumerate(scene.receiver.all)}
     places |= {
-        f"headers of event {number}": repr(each.headers).encode()
-        for number, each in enumerate(scene.receiver.all)
+        f"headers of event {number}": repr(each.headers).encode() for number, each in enumerate(scene.receiver.all)
     }
     places["log"] = service.log.read_bytes()
     for path in service.home.rglob("*"):

@@ -18,12 +18,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from engines.postgres.clients import Clients
 from tests.acceptance import mounts
 from tests.acceptance.audit import every_job_has_one_terminal_event, loose_files
-from tests.acceptance.scenes import Scene, open_scene, world_of
+from tests.acceptance.scenes import Scene, open_scene
 from tests.acceptance.service_process import TOKEN, RunningService, free_port, until
 from tests.acceptance.worlds import PostgresWorld, SQLiteWorld
-from tests.servers import missing
+from tests.servers import installed_postgres, version_of
 
 SIGNING_SECRET = "whsec_aGVyZS1pcy1hLXNlY3JldC1vZi0zMi1ieXRlcy4uLi4="
 
@@ -44,9 +45,7 @@ def running(
         print(f"--- the service's log ({service.log})\n{service.last_words()}")
 
 
-def fails(
-    service: RunningService, operation: str, data: dict[str, Any], code: str, *, retryable: bool = False
-) -> Any:
+def fails(service: RunningService, operation: str, data: dict[str, Any], code: str, *, retryable: bool = False) -> Any:
     """Have a job fail with that code; the data of its one terminal event."""
     event = service.carry_out(operation, data)
     assert event["type"] == f"{operation}.failed", event
@@ -109,9 +108,7 @@ def test_a_server_that_ends_the_sessions_of_a_dump_is_tried_again(postgres_scene
 
 
 @pytest.mark.xdist_group("postgres18")
-def test_a_wrong_password_is_told_without_retry_and_without_the_password(
-    tmp_path: Path, postgres18_url: str
-) -> None:
+def test_a_wrong_password_is_told_without_retry_and_without_the_password(tmp_path: Path, postgres18_url: str) -> None:
     url = urlsplit(postgres18_url)
     wrong = urlunsplit(url._replace(netloc=f"{url.username}:wr0ng-one@{url.hostname}:{url.port}"))
     with running(tmp_path, {"shop": wrong}) as service:
@@ -220,16 +217,13 @@ def test_a_storage_folder_that_cannot_be_written_is_told_and_the_connection_can_
 
 # ---------------------------------------------------------------- the tool
 
-REAL_PG_DUMP = Path("/usr/lib/postgresql/15/bin/pg_dump")
-
 
 def fake_pg_dump(folder: Path, body: str) -> dict[str, str]:
     """Settings that make the service find a pg_dump that answers `--version` well and then does as told."""
+    real = Clients.installed().for_dump(version_of(installed_postgres()), tls=False).path("pg_dump")
     folder.mkdir()
     program = folder / "pg_dump"
-    program.write_text(
-        f'#!/bin/sh\nREAL={REAL_PG_DUMP}\n[ "$1" = --version ] && exec $REAL --version\n{body}\n'
-    )
+    program.write_text(f'#!/bin/sh\nREAL={real}\n[ "$1" = --version ] && exec $REAL --version\n{body}\n')
     program.chmod(0o755)
     return {"FLEXDB_TOOL_PATH": str(folder)}
 
@@ -250,10 +244,9 @@ def fake_pg_dump(folder: Path, body: str) -> dict[str, str]:
     ],
 )
 def test_a_dump_tool_that_ends_badly_never_makes_a_backup(tmp_path: Path, body: str, code: str) -> None:
-    if not REAL_PG_DUMP.exists():
-        missing(f"{REAL_PG_DUMP}, which a misbehaving pg_dump wraps")
+    world = postgres15()
     settings = fake_pg_dump(tmp_path / "tools", body)
-    with open_scene(tmp_path, world_of("postgres", tmp_path), settings) as scene:
+    with open_scene(tmp_path, world, settings) as scene:
         fails(scene.service, "backup", {"connection": "shop"}, code)
         assert not scene.service.stored()
         assert scene.service.get("/backups")["data"] == []
@@ -290,9 +283,7 @@ def test_a_damaged_artefact_is_found_with_evidence_and_never_restored(
     fails_with_evidence(service, "restore", into, code)
     assert world.contents(world.copy) is None
     before = world.contents()
-    fails_with_evidence(
-        service, "restore", {"backup_id": backup_id, "connection": "shop", "mode": "replace"}, code
-    )
+    fails_with_evidence(service, "restore", {"backup_id": backup_id, "connection": "shop", "mode": "replace"}, code)
     assert world.contents() == before
     for level in (1, 2, 3):
         fails_with_evidence(service, "verification", {"backup_id": backup_id, "level": level}, code)
@@ -311,9 +302,7 @@ def fails_with_evidence(service: RunningService, operation: str, data: dict[str,
 
 
 def artefact_file(service: RunningService, backup_id: str) -> Path:
-    files = [
-        path for path in (service.storage / "shop" / backup_id).iterdir() if path.name != "manifest.json"
-    ]
+    files = [path for path in (service.storage / "shop" / backup_id).iterdir() if path.name != "manifest.json"]
     assert len(files) == 1
     return files[0]
 
@@ -361,9 +350,7 @@ def backed_up_and_restored(folder: Path, world: PostgresWorld, url: str, databas
     with running(folder, {"shop": url}) as service:
         made = service.complete("backup", {"connection": "shop", "verify": 3, "globals": True})
         assert (made["database"], made["level"]) == (database, 3)
-        service.complete(
-            "restore", {"backup_id": made["backup_id"], "connection": "shop", "into": copy, "jobs": 2}
-        )
+        service.complete("restore", {"backup_id": made["backup_id"], "connection": "shop", "into": copy, "jobs": 2})
         assert world.contents(copy) == world.contents(database)
         service.complete("restore", {"backup_id": made["backup_id"], "connection": "shop", "mode": "replace"})
         assert world.contents(database) == world.contents(copy)

@@ -18,9 +18,7 @@ MANUAL = (Path(__file__).parents[2] / "docs" / "user-manual.md").read_text()
 EXAMPLES = [text for text in re.findall(r"```sh\n(.*?)```", MANUAL, re.DOTALL) if "curl" in text]
 
 
-@pytest.mark.skipif(
-    shutil.which("curl") is None, reason="curl is not installed: the manual's examples were not tried"
-)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed: the manual's examples were not tried")
 def test_every_curl_example_of_the_manual_works(tmp_path: Path) -> None:
     assert len(EXAMPLES) >= 6
     service = RunningService(tmp_path).start()

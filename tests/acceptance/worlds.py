@@ -210,9 +210,7 @@ class PostgresWorld(World):
             return None
         with connected(self.url_of(name)) as db:
             tables = rows(db, "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
-            query = (
-                "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM public.{} AS t"
-            )
+            query = "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM public.{} AS t"
             return {table: rows(db, sql.SQL(query).format(sql.Identifier(table)))[0] for (table,) in tables}
 
     def exists(self, name: str) -> bool:
@@ -222,9 +220,7 @@ class PostgresWorld(World):
     def half_built(self, job_ids: Iterable[str]) -> list[str]:
         names = [f"flexdb_{what}_{job}" for job in job_ids for what in ("scratch", "new", "old")]
         with self.admin() as admin:
-            found = rows(
-                admin, "SELECT datname FROM pg_database WHERE datname = ANY (%s) ORDER BY 1", (names,)
-            )
+            found = rows(admin, "SELECT datname FROM pg_database WHERE datname = ANY (%s) ORDER BY 1", (names,))
         return [name for (name,) in found]
 
     @contextmanager
@@ -255,9 +251,7 @@ class PostgresWorld(World):
                 "WHERE application_name LIKE %s AND datname IS NOT NULL",
                 (f"flexdb/{job_id}/%",),
             )
-        return [
-            Session(int(name.rpartition("/")[2]), database, bool(waits)) for name, database, waits in found
-        ]
+        return [Session(int(name.rpartition("/")[2]), database, bool(waits)) for name, database, waits in found]
 
     def end_sessions(self, job_id: str) -> int:
         """As a server that restarts would; how many were ended."""
@@ -321,16 +315,12 @@ def _connected_soon(url: str) -> Connection:
             time.sleep(0.05)
 
 
-def run(
-    db: Connection, statement: str | sql.Composable, parameters: tuple[object, ...] | None = None
-) -> None:
+def run(db: Connection, statement: str | sql.Composable, parameters: tuple[object, ...] | None = None) -> None:
     with db.cursor() as cursor:
         cursor.execute(statement, parameters)
 
 
-def rows(
-    db: Connection, query: str | sql.Composable, parameters: tuple[object, ...] | None = None
-) -> list[Any]:
+def rows(db: Connection, query: str | sql.Composable, parameters: tuple[object, ...] | None = None) -> list[Any]:
     with db.cursor() as cursor:
         cursor.execute(query, parameters)
         return cursor.fetchall()

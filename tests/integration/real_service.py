@@ -81,7 +81,12 @@ class Running:
         shown = ({"Authorization": f"Bearer {token}"} if token else {}) | dict(headers or {})
         url = URL(f"{self.base}".rstrip("/") + path, encoded=True)
         async with self.session.request(
-            method, url, data=io.BytesIO(body) if body else body, headers=shown, allow_redirects=False, skip_auto_headers=("Content-Type",)
+            method,
+            url,
+            data=io.BytesIO(body) if body else body,
+            headers=shown,
+            allow_redirects=False,
+            skip_auto_headers=("Content-Type",),
         ) as answer:
             found = Answer(answer.status, answer.headers.copy(), await answer.read())
         self.bodies += [found.body, repr(found.headers).encode()]
@@ -126,7 +131,7 @@ def signed(body: bytes, message_id: str = "msg-1", *, off: float = 0, secret: st
 async def running(folder: Path, **settings: Any) -> AsyncIterator[Running]:
     """Role `intake` unless told otherwise: then jobs stay queued, and the test is the worker."""
     make_sample_shop(folder / "shop.sqlite")
-    defaults = {
+    defaults: dict[str, Any] = {
         "home": folder / "home",
         "role": "intake",
         "token": TOKEN,

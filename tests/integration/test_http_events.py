@@ -381,11 +381,24 @@ async def test_an_unknown_operation_is_told_which_there_are(doors: Doors) -> Non
     assert all(name in detail for name in ("backup", "check", "inspection", "restore", "verification"))
 
 
-async def test_a_request_wrong_in_a_million_places_is_refused_briefly(doors: Doors) -> None:
-    body = json.dumps({f"field{number}": 1 for number in range(50_000)}).encode()
-    answer = await doors.ask("POST", "/hooks/check", body, JSON)
+async def test_a_request_wrong_in_many_places_is_refused_briefly(doors: Doors) -> None:
+    answer = await doors.hook("check", {f"field{number}": 1 for number in range(5000)})
     assert (answer.status, len(answer.json["errors"])) == (422, 100)
     assert len(answer.text) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("data", "pointer"),
+    [
+        ({str(number): 1 for number in range(20_000)}, "#"),
+        ({"connection": "shop", "include": [1] * 200_000}, "#/include"),
+        ({"connection": "shop", "labels": {str(number): 1 for number in range(20_000)}}, "#/labels"),
+        ({"include": [[[]] * 5000] * 3}, "#/include/1"),
+    ],
+)
+async def test_masses_of_items_are_refused_before_they_are_looked_at(doors: Doors, data: Any, pointer: str) -> None:
+    answer = await doors.hook("backup", data)
+    assert (answer.status, answer.pointers) == (422, [pointer])
 
 
 async def test_a_repeated_id_with_other_data_is_409_with_both_digests(doors: Doors) -> None:

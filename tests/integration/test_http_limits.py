@@ -9,7 +9,8 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import psutil
@@ -34,7 +35,7 @@ def head(path: str, *lines: str, token: str | None = TOKEN) -> bytes:
     return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *shown, *lines, "", ""]).encode()
 
 
-def exchange(port: int, first: bytes, chunks: Iterator[bytes]) -> bytes:
+def exchange(port: int, first: bytes, chunks: Iterable[bytes]) -> bytes:
     """Send everything, whatever is answered meanwhile; then what was answered, until the other side closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
         line.sendall(first)
@@ -68,11 +69,12 @@ async def test_a_body_of_100_megabytes_is_413_and_costs_no_memory(service: Runni
     await is_well(service)
     before = memory()
     kind = "Content-Type: application/cloudevents+json"
+    chunks: Iterable[bytes]
     if announced:
-        first, chunks = head(path, kind, f"Content-Length: {100 * MIB}"), (JUNK for _ in range(100))
+        first, chunks = head(path, kind, f"Content-Length: {100 * MIB}"), repeat(JUNK, 100)
     else:
         first, chunks = head(path, kind, "Transfer-Encoding: chunked"), chunked(100)
-    answer = await asyncio.to_thread(exchange, service.port, first, iter(chunks))
+    answer = await asyncio.to_thread(exchange, service.port, first, chunks)
     assert answer.startswith(b"HTTP/1.1 413 "), answer[:200]
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "too_large"
     assert memory() - before < 40 * MIB
@@ -83,9 +85,7 @@ async def test_many_large_bodies_at_once_do_not_add_up(service: Running) -> None
     await is_well(service)
     before = memory()
     first = head("/hooks/check", "Content-Type: application/json", "Transfer-Encoding: chunked")
-    answers = await asyncio.gather(
-        *(asyncio.to_thread(exchange, service.port, first, chunked(20)) for _ in range(4))
-    )
+    answers = await asyncio.gather(*(asyncio.to_thread(exchange, service.port, first, chunked(20)) for _ in range(4)))
     assert all(answer.startswith(b"HTTP/1.1 413 ") for answer in answers)
     assert memory() - before < 80 * MIB
     await is_well(service)
@@ -94,7 +94,7 @@ async def test_many_large_bodies_at_once_do_not_add_up(service: Running) -> None
 async def test_strangers_are_refused_before_their_body_has_come(service: Running) -> None:
     """Nothing but the head is ever sent."""
     first = head("/hooks/check", "Content-Type: application/json", f"Content-Length: {MIB}", token=None)
-    answer = await asyncio.to_thread(exchange, service.port, first, iter(()))
+    answer = await asyncio.to_thread(exchange, service.port, first, ())
     assert answer.startswith(b"HTTP/1.1 401 "), answer[:200]
 
 

@@ -91,7 +91,18 @@ async def test_any_name_in_a_path_is_a_clean_answer(service: Running, route: Rou
 
 
 async def test_what_is_no_route_is_404_and_another_method_405_with_allow(service: Running) -> None:
-    for path in ("/", "/nothing", "/jobs/", "//jobs", "/jobs/x/", "/hooks", "/hooks/", "/hooks/check/", "/JOBS", "/docs/"):
+    for path in (
+        "/",
+        "/nothing",
+        "/jobs/",
+        "//jobs",
+        "/jobs/x/",
+        "/hooks",
+        "/hooks/",
+        "/hooks/check/",
+        "/JOBS",
+        "/docs/",
+    ):
         answer = await service.ask("GET", path)
         assert (answer.status, answer.code) == (404, "not_found"), path
     for method, path, allowed in (
@@ -200,7 +211,9 @@ async def test_no_answer_holds_a_secret(service: Running) -> None:
             await service.ask(route.method, path_of(route), body)
             await service.ask(route.method, path_of(route), body, token="wrong")
     job = await service.claimed()
-    await service.service.ledger.finish_job(job.job_id, job.fencing_token, Status.FAILED, problem=Problem("tool_failed", "No."))
+    await service.service.ledger.finish_job(
+        job.job_id, job.fencing_token, Status.FAILED, problem=Problem("tool_failed", "No.")
+    )
     for path in ("/deliveries", "/subscriptions", "/subscriptions/ours", "/jobs", "/health"):
         await service.ask("GET", path)
     everything = b"".join(service.bodies)

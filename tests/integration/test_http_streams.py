@@ -19,7 +19,18 @@ from tests.integration.real_service import TOKEN, Running, running, signed
 from tests.spine import holds
 
 SHOWN = {"Authorization": f"Bearer {TOKEN}"}
-TERMINAL_KEYS = {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "jobid", "causationid", "data"}
+TERMINAL_KEYS = {
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "subject",
+    "time",
+    "datacontenttype",
+    "jobid",
+    "causationid",
+    "data",
+}
 
 
 @pytest.fixture
@@ -125,10 +136,8 @@ async def test_a_signed_caller_may_wait_too_and_a_repeat_is_answered_at_once(ser
 
 async def test_who_leaves_during_a_wait_leaves_nothing_behind(waiting: Running) -> None:
     async with aiohttp.ClientSession() as session:
-        post = session.post(
-            waiting.base / "hooks/check", headers=SHOWN | {"Prefer": "wait=300", "Idempotency-Key": "k"}, data=b"{}"
-        )
-        task = asyncio.ensure_future(post)
+        wish = {"Prefer": "wait=300", "Idempotency-Key": "k"}
+        task = asyncio.ensure_future(session.post(waiting.base / "hooks/check", headers=SHOWN | wish, json={}))
         await holds(lambda: any(waiting.service.hub._followers.values()))
         task.cancel()
         await asyncio.wait([task])
