@@ -33,13 +33,9 @@ BUSY = 0.5
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all unless given"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all unless given")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, not how fast")
-    parser.add_argument(
-        "--rounds", type=int, help=f"how often each is measured ({ROUNDS}, quick {QUICK_ROUNDS})"
-    )
+    parser.add_argument("--rounds", type=int, help=f"how often each is measured ({ROUNDS}, quick {QUICK_ROUNDS})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     found = parser.parse_args()
     unknown = sorted(set(found.names) - set(BENCHMARKS))

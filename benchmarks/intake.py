@@ -24,9 +24,7 @@ from engines.sample import make_sample_shop
 HERE = Path(__file__).parent
 CONNECTIONS = 64
 SECRET = "whsec_YmVuY2htYXJrLXNlY3JldC1vZi1uby13b3J0aC1hdC1hbGw="
-BODY = json.dumps(
-    {"connection": "shop", "deadline_seconds": 86400, "max_attempts": 3, "on_conflict": "queue"}
-)
+BODY = json.dumps({"connection": "shop", "deadline_seconds": 86400, "max_attempts": 3, "on_conflict": "queue"})
 BARE = "parsed and answered, nothing kept"
 SERVICE = "flexdb --role intake, token"
 SIGNED = "flexdb --role intake, signed"
@@ -145,12 +143,8 @@ def _audit(name: str, folder: Path, answered: int) -> str:
         (events,) = ledger.execute("SELECT count(*) FROM events").fetchone()
         (jobs,) = ledger.execute("SELECT count(*) FROM jobs").fetchone()
     if not events == jobs == answered:
-        raise BenchmarkError(
-            f"{name}: {answered} answered 202, but {events} events and {jobs} jobs in the ledger"
-        )
-    return (
-        f"audit after kill -9, {name}: {answered:,} answered 202, {events:,} events and {jobs:,} jobs on disk"
-    )
+        raise BenchmarkError(f"{name}: {answered} answered 202, but {events} events and {jobs} jobs in the ledger")
+    return f"audit after kill -9, {name}: {answered:,} answered 202, {events:,} events and {jobs:,} jobs on disk"
 
 
 def _result(bench: Bench, values: dict[str, list[float]], audits: list[str]) -> Result:

@@ -184,9 +184,7 @@ async def _all_answered(clients: Sequence[Connection], meter: Meter) -> None:
     """Wait for what is still out; an answer that never comes is an error of the server, and told as one."""
     _, pending = await asyncio.wait([client.ended for client in clients], timeout=ANSWER_SECONDS)
     if pending:
-        raise SystemExit(
-            f"{len(pending)} of {meter.sent} requests were not answered within {ANSWER_SECONDS} s"
-        )
+        raise SystemExit(f"{len(pending)} of {meter.sent} requests were not answered within {ANSWER_SECONDS} s")
 
 
 async def _pass(everyone: asyncio.Future[list[None]], seconds: float) -> None:

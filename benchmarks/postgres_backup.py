@@ -50,9 +50,7 @@ def run(context: Context) -> Result:
         for name, options in REQUESTS.items():
             variants[name] = _by_event(server, options)
         values = in_turn(variants, context.rounds)
-        peaks = {
-            name: peak_of(server.pid, _by_event(server, REQUESTS[name])) for name in (NONE, LEVEL_2, JOBS)
-        }
+        peaks = {name: peak_of(server.pid, _by_event(server, REQUESTS[name])) for name in (NONE, LEVEL_2, JOBS)}
     return Result(
         title=f"PostgreSQL backup: {database.facts()}",
         unit="seconds",
@@ -114,8 +112,6 @@ def _by_event(server: Server, options: dict[str, Any]) -> Callable[[], float]:
 
 
 def _figures(peaks: dict[str, Peak]) -> list[Figure]:
-    figures = [
-        Figure(f"peak memory: {name}", peak.ours / 1e6, "MB", MEMORY_LIMIT) for name, peak in peaks.items()
-    ]
+    figures = [Figure(f"peak memory: {name}", peak.ours / 1e6, "MB", MEMORY_LIMIT) for name, peak in peaks.items()]
     tools = max(peak.tools for peak in peaks.values())
     return [*figures, Figure("the tools' own, not counted above", tools / 1e6, "MB")]

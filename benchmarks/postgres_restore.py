@@ -46,9 +46,7 @@ class Bench:
         with self.database.scratch() as name:
             began = time.perf_counter()
             self.database.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-            run_pipeline(
-                [*command, f"--dbname={name}", str(self.archive)], environment=self.database.environment()
-            )
+            run_pipeline([*command, f"--dbname={name}", str(self.archive)], environment=self.database.environment())
             return time.perf_counter() - began
 
     def by_engine(self, *, room: bool) -> float:

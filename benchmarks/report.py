@@ -87,9 +87,7 @@ class Result:
                 }
                 for goal in self._applicable()
             ],
-            "figures": [
-                {"name": f.name, "value": f.value, "unit": f.unit, "limit": f.limit} for f in self.figures
-            ],
+            "figures": [{"name": f.name, "value": f.value, "unit": f.unit, "limit": f.limit} for f in self.figures],
             "notes": self.notes,
         }
 

@@ -47,9 +47,7 @@ def run(context: Context) -> Result:
             measure = timed(lambda: server.carry_out("backup", {"connection": "shop", **options}))
             return lambda: _then_remove(measure, server.folder / "home" / "storage" / "shop")
 
-        variants = {
-            RAW: lambda: _then_remove(timed(lambda: _raw(sqlite, zstd, source, folder)), folder / "copy")
-        }
+        variants = {RAW: lambda: _then_remove(timed(lambda: _raw(sqlite, zstd, source, folder)), folder / "copy")}
         variants |= {name: event(options) for name, options in REQUESTS.items()}
         values = in_turn(variants, context.rounds)
         peak = peak_of(server.pid, event(REQUESTS["service, counts exact, verify 2"]))
@@ -65,9 +63,7 @@ def run(context: Context) -> Result:
 def _make(path: Path, rows: int) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(
-            "CREATE TABLE documents (id INTEGER PRIMARY KEY, slug TEXT, body TEXT, price INTEGER)"
-        )
+        connection.execute("CREATE TABLE documents (id INTEGER PRIMARY KEY, slug TEXT, body TEXT, price INTEGER)")
         connection.execute(MAKE, (rows,))
         connection.execute("CREATE INDEX documents_by_slug ON documents (slug)")
         connection.commit()
@@ -78,9 +74,7 @@ def _raw(sqlite: str, zstd: str, source: Path, folder: Path) -> None:
     copies = folder / "copy"
     copies.mkdir()
     run_pipeline([sqlite, str(source), f".backup {copies / 'shop.sqlite'}"])
-    run_pipeline(
-        [zstd, "-1", "-T0", "-q", "--rm", str(copies / "shop.sqlite"), "-o", str(copies / "shop.zst")]
-    )
+    run_pipeline([zstd, "-1", "-T0", "-q", "--rm", str(copies / "shop.sqlite"), "-o", str(copies / "shop.zst")])
 
 
 def _then_remove(measure: Callable[[], float], folder: Path) -> float:

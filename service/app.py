@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -222,6 +223,8 @@ async def run(settings: Settings, *, say: Callable[[str], None] = print) -> None
             await site.start()
         except OSError as error:
             raise CannotStart(f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}.") from error
+        gc.collect()
+        gc.freeze()  # what was built stays to the end: the collector need not look at it again and again
         url = _url(settings.host, runner)
         announce(service, url, say)
         await _until_told_to_stop()

@@ -56,6 +56,7 @@ def connect_writer(path: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA cache_size = -16000")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")  # hot pages are copied back once instead of four times
         db.execute("PRAGMA journal_size_limit = 67108864")
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # makes the WAL file, if it is not there
         sync(path.parent)  # SQLite does not sync the entry of a new WAL file

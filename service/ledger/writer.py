@@ -127,17 +127,17 @@ class Writer:
         self._thread.start()
 
     def accept(self, submission: Submission) -> asyncio.Future[Acceptance]:
-        return self._put(self._acceptances, submission)
+        return self._put(lambda: self._acceptances, submission)
 
     def run(self, operation: Operation[T]) -> asyncio.Future[T]:
-        return self._put(self._operations, operation)
+        return self._put(lambda: self._operations, operation)
 
-    def _put(self, waiting: list[Any], work: Any) -> asyncio.Future[Any]:
+    def _put(self, waiting: Callable[[], list[Any]], work: Any) -> asyncio.Future[Any]:
         future = self._loop.create_future()
         with self._lock:
             if self._closing:
                 raise LedgerUnavailable("The ledger is closed.")
-            waiting.append((future, work))
+            waiting().append((future, work))  # looked up under the lock: the thread replaces the lists
         if not self._wake.is_set():
             self._wake.set()
         return future

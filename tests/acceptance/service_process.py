@@ -42,7 +42,7 @@ def until(look: Callable[[], T | None], seconds: float = 30.0, pause: float = 0.
         found = look()
         if found:
             return found
-        assert time.monotonic() < end, f"not within {seconds:g} s: {look.__qualname__}"
+        assert time.monotonic() < end, f"not within {seconds:g} s: {getattr(look, '__qualname__', look)}"
         time.sleep(pause)
 
 

@@ -332,6 +332,32 @@ def is_draining(service: RunningService) -> bool:
         return True
 
 
+def test_a_second_process_on_the_same_home_refuses_to_start_and_the_first_goes_on(sqlite_scene: Scene) -> None:
+    first = sqlite_scene.service
+    second = RunningService(first.folder / "second", settings={"FLEXDB_HOME": str(first.home)})
+    try:
+        with pytest.raises(AssertionError, match="instead of becoming ready"):
+            second.start()
+        assert f"in use by process {first.process.pid}" in second.last_words()
+        assert "Traceback" not in second.last_words()
+    finally:
+        second.close()
+    assert first.complete("backup", {"connection": "shop"})["level"] == 2
+
+
+def test_the_services_own_files_may_be_backed_up_and_are_never_written_to(tmp_path: Path) -> None:
+    world = world_of("sqlite", tmp_path)
+    ledger = tmp_path / "service" / "home" / "ledger.sqlite"
+    with open_scene(tmp_path, world, {"FLEXDB_CONNECTIONS__SELF": f"sqlite:///{ledger}"}) as scene:
+        made = scene.service.complete("backup", {"connection": "self"})
+        request = {"connection": "self", "backup_id": made["backup_id"], "mode": "replace"}
+        refused = scene.service.hook("restore", request)
+        assert (refused.status, refused.code) == (422, "invalid_request")
+        assert "belongs to FlexDB itself" in refused.json["detail"]
+        beside = scene.service.hook("restore", request | {"into": "token", "mode": "create"})
+        assert (beside.status, beside.code) == (422, "invalid_request")
+
+
 # ---------------------------------------------------------------- secrets
 
 PASSWORD = "s3cr3t-Pa55/w@rd:%"

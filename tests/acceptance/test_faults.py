@@ -21,7 +21,7 @@ import pytest
 from engines.postgres.clients import Clients
 from tests.acceptance import mounts
 from tests.acceptance.audit import every_job_has_one_terminal_event, loose_files
-from tests.acceptance.scenes import Scene, open_scene
+from tests.acceptance.scenes import Scene, open_scene, postgres15
 from tests.acceptance.service_process import TOKEN, RunningService, free_port, until
 from tests.acceptance.worlds import PostgresWorld, SQLiteWorld
 from tests.servers import installed_postgres, version_of
