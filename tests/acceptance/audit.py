@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import psutil
 
+from tests.acceptance.scenes import Scene
 from tests.acceptance.service_process import RunningService, until
 from tests.acceptance.webhook_receiver import Received, bodies_by_id
 
@@ -98,3 +100,13 @@ def tools_are_gone(tools: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(tools, timeout=TOOLS_GONE_SECONDS)
     alive = [tool for tool in alive if tool.is_running() and tool.status() != psutil.STATUS_ZOMBIE]
     assert not alive, f"still running after {TOOLS_GONE_SECONDS:g} s: {[tool.name() for tool in alive]}"
+
+
+def staging(service: RunningService) -> bool:
+    """An attempt has put something into its own folder."""
+    return any(names for _, _, names in os.walk(service.home / "work"))
+
+
+def nothing_half_built(scene: Scene) -> None:
+    """Scratch and unfinished databases of every job are gone, at the latest after the sweep of a start."""
+    until(lambda: not scene.world.half_built(scene.job_ids()), 15)

@@ -28,6 +28,10 @@ class Scene:
         """A good backup of the shop; its id."""
         return str(self.service.complete("backup", {"connection": "shop"} | data)["backup_id"])
 
+    def has_backup(self, backup_id: str) -> bool:
+        """Whether the catalogue lists it."""
+        return backup_id in {backup["backup_id"] for backup in self.service.get("/backups?limit=200")["data"]}
+
     def job_ids(self) -> list[str]:
         if not self.service.ledger_file.exists():
             return []
@@ -63,3 +67,27 @@ def postgres15() -> PostgresWorld:
 
 def world_of(kind: str, folder: Path) -> World:
     return SQLiteWorld(folder / "databases") if kind == "sqlite" else postgres15()
+
+
+@contextmanager
+def running(
+    folder: Path,
+    connections: dict[str, str],
+    settings: dict[str, str] | None = None,
+    *,
+    wrapper: tuple[str, ...] = (),
+) -> Iterator[RunningService]:
+    """A service alone; its log is printed for pytest to show."""
+    service = RunningService(folder / "service", connections, settings, wrapper=wrapper)
+    try:
+        yield service.start()
+    finally:
+        service.close()
+        print(f"--- the service's log ({service.log})\n{service.last_words()}")
+
+
+def shop(folder: Path, orders: int = 500) -> SQLiteWorld:
+    """A shop in SQLite, of about a kilobyte per order."""
+    world = SQLiteWorld(folder / "databases")
+    world.fill(orders)
+    return world

@@ -336,7 +336,11 @@ class RunningService:
 
     def stored(self) -> list[str]:
         """Every file in storage, unfinished ones included, as paths relative to it."""
-        found = [path for path in self.storage.rglob("*") if path.is_file()]
+        found = [
+            Path(folder) / name  # walked by os.walk, which minds nothing that goes meanwhile: a sweep may be at work
+            for folder, _, names in os.walk(self.storage)
+            for name in names
+        ]
         return sorted(path.relative_to(self.storage).as_posix() for path in found)
 
 

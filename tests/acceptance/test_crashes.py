@@ -7,14 +7,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
-from http.client import HTTPException
 from pathlib import Path
-from random import Random, SystemRandom
 
 import pytest
 
-from tests.acceptance.audit import audit, loose_files, tools_are_gone
+from tests.acceptance.audit import audit, loose_files, nothing_half_built, staging, tools_are_gone
 from tests.acceptance.scenes import Scene, open_scene, world_of
 from tests.acceptance.service_process import RunningService, until
 from tests.acceptance.webhook_receiver import bodies_by_id
@@ -30,14 +27,6 @@ TRIES = 25
 def big(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     with open_scene(tmp_path, world_of(request.param, tmp_path), orders=BIG) as scene:
         yield scene
-
-
-def nothing_half_built(scene: Scene) -> None:
-    until(lambda: not scene.world.half_built(scene.job_ids()), 15)
-
-
-def is_listed(scene: Scene, backup_id: str) -> bool:
-    return backup_id in {backup["backup_id"] for backup in scene.service.get("/backups")["data"]}
 
 
 def status_on_disk(service: RunningService, job_id: str) -> str:
@@ -101,7 +90,7 @@ def test_a_backup_accepted_right_before_a_kill_is_made_and_told_of_once(scene: S
     assert scene.service.ended(job_id)["status"] == "succeeded"
     scene.receiver.first_of(job_id)
     audit(scene.service, [job_id], scene.receiver.all)
-    assert is_listed(scene, good)
+    assert scene.has_backup(good)
 
 
 # ---------------------------------------------------------------- during the dump
@@ -148,17 +137,12 @@ def completed_by_second_attempt(scene: Scene, job_id: str, good: str) -> None:
     assert (job["status"], job["attempts"]) == ("succeeded", 2)
     scene.receiver.first_of(job_id)
     audit(scene.service, [job_id], scene.receiver.all)
-    assert is_listed(scene, good)
+    assert scene.has_backup(good)
 
 
 def unfinished(service: RunningService) -> bool:
     """A dump is on its way into storage."""
     return any(".part-" in path for path in service.stored())
-
-
-def staging(service: RunningService) -> bool:
-    """An attempt has put something into its own folder."""
-    return any(path.is_file() for path in (service.home / "work").rglob("*"))
 
 
 @pytest.mark.parametrize("moment", [staging, unfinished])
@@ -180,7 +164,7 @@ def test_a_kill_while_a_big_file_is_dumped_leaves_no_half_artefact(
     big.receiver.first_of(job_id)
     audit(big.service, [job_id], big.receiver.all)
     assert not staging(big.service)
-    assert is_listed(big, good)
+    assert big.has_backup(good)
 
 
 # ---------------------------------------------------------------- between publishing and commit
@@ -232,7 +216,7 @@ def test_a_kill_between_publishing_and_commit_keeps_the_artefact_and_makes_no_se
     ]
     scene.receiver.first_of(job_id)
     audit(scene.service, jobs, scene.receiver.all)
-    assert is_listed(scene, published.parent.name)
+    assert scene.has_backup(published.parent.name)
 
 
 def killed_before_commit(scene: Scene, jobs: list[str]) -> bool:
@@ -329,7 +313,7 @@ def test_a_kill_during_a_restore_leaves_the_target_as_it_was_and_the_next_attemp
     big.receiver.first_of(job_id)
     audit(big.service, [job_id], big.receiver.all)
     nothing_half_built(big)
-    assert is_listed(big, good)
+    assert big.has_backup(good)
 
 
 @pytest.mark.parametrize("mode", ["create", "replace"])
@@ -415,78 +399,3 @@ def test_a_kill_during_a_rehearsal_leaves_no_scratch_database(big: Scene) -> Non
     assert not staging(big.service)
     big.receiver.first_of(job_id)
     audit(big.service, [job_id], big.receiver.all)
-
-
-# ---------------------------------------------------------------- at any moment
-
-KILLS = 4
-MIXTURE = ("backup", "backup", "verification", "restore", "restore", "check", "inspection")
-
-
-class Callers:
-    """Two callers who ask for everything at once, over and over; each notes what was answered 202."""
-
-    def __init__(self, scene: Scene, seed: int) -> None:
-        self.answered: list[str] = []
-        self._scene = scene
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(Random(seed + number),)) for number in range(2)]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
-
-    def have(self, enough: int) -> bool:
-        return len(self.answered) >= enough
-
-    def _call(self, chance: Random) -> None:
-        while not self._done.is_set():
-            operation = chance.choice(MIXTURE)
-            try:
-                answer = self._scene.service.hook(operation, self._data(operation, chance))
-                if answer.status == 202:
-                    self.answered.append(answer.json["job_id"])
-            except (OSError, ValueError, HTTPException):  # killed before, or in the middle of, an answer
-                self._done.wait(0.05)
-            self._done.wait(chance.random() * 0.6)
-
-    def _data(self, operation: str, chance: Random) -> dict[str, object]:
-        data: dict[str, object] = {"callback_url": self._scene.receiver.url}
-        shop = {"connection": "shop"}
-        if operation == "verification":
-            return data | {"filter": shop, "level": chance.choice([1, 2, 3])}
-        if operation == "restore":
-            return data | shop | {"latest": shop, "into": self._scene.world.copy, "mode": "replace"}
-        if operation == "backup":
-            return data | shop | {"verify": chance.choice([0, 1, 2, 3])}
-        return data | shop
-
-
-def test_whatever_runs_when_it_is_killed_again_and_again_nothing_is_lost_or_doubled(scene: Scene) -> None:
-    seed = SystemRandom().randrange(1_000_000)
-    print(f"seed {seed}")
-    chance, callers = Random(seed), Callers(scene, seed)
-    backed_up, good = scene.world.contents(), scene.back_up()
-    callers.start()
-    try:
-        for _ in range(KILLS):
-            enough = len(callers.answered) + chance.randint(1, 8)
-            until(partial(callers.have, enough))
-            tools_are_gone(scene.service.kill())
-            scene.service.restart()
-    finally:
-        callers.stop()
-    for job_id in callers.answered:
-        scene.service.ended(job_id, seconds=120)
-        scene.receiver.first_of(job_id)
-    audit(scene.service, callers.answered, scene.receiver.all)
-    assert is_listed(scene, good)
-    assert scene.world.contents(scene.world.copy) in (backed_up, None)
-    assert scene.world.contents() == backed_up
-    nothing_half_built(scene)
-    assert not staging(scene.service)
