@@ -11,7 +11,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make serve   run the service on http://127.0.0.1:8080"
 	@echo "make check   linters, types, import contracts, tests of the documents"
-	@echo "make bench   speed and memory, side by side with the raw tools"
+	@echo "make bench   speed and memory, side by side with the raw tools (ARGS=--quick for a short run)"
 
 setup: $(STAMP)
 
@@ -40,7 +40,7 @@ check: setup
 	@echo "== import contracts" && $(BIN)/lint-imports
 
 bench: setup
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lock: setup
 	@$(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra dev -o requirements.lock pyproject.toml

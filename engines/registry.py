@@ -42,9 +42,7 @@ class EngineRegistry:
         engine = self._by_scheme.get(url.partition(":")[0].lower())
         if engine is None:
             known = ", ".join(f"{scheme}://" for scheme in sorted(self._by_scheme))
-            raise InvalidTarget(
-                "No engine reads URLs of this scheme.", hint=f"Begin the URL with one of: {known}."
-            )
+            raise InvalidTarget("No engine reads URLs of this scheme.", hint=f"Begin the URL with one of: {known}.")
         return engine
 
     def for_target(self, target: Target, capability: Callable[..., E], operation: str) -> E:

@@ -82,18 +82,14 @@ class Demo:
         async with aiohttp.ClientSession(headers=headers) as session:
             await self._story(session, self.service, self.receiver)
 
-    async def _story(
-        self, session: aiohttp.ClientSession, service: ServiceProcess, receiver: Receiver
-    ) -> None:
+    async def _story(self, session: aiohttp.ClientSession, service: ServiceProcess, receiver: Receiver) -> None:
         step(3, "an event asks for a backup, proven on level 3: restored into a scratch database and counted")
         backup = await self._job(session, service, receiver, self._backup_request(receiver))
         manifest_path = service.home / "storage" / "shop" / backup["backup_id"] / "manifest.json"
         manifest = json.loads(manifest_path.read_text())
         step(4, f"an event asks to restore it into {self.source.into}")
         data = {"backup_id": backup["backup_id"], "connection": "shop", "into": self.source.into}
-        restore = await self._job(
-            session, service, receiver, ("restore", data | {"callback_url": receiver.url})
-        )
+        restore = await self._job(session, service, receiver, ("restore", data | {"callback_url": receiver.url}))
         step(5, "every row of the source is compared with the restored database")
         compared = await self._compare()
         step(6, "one byte of the stored backup is flipped, and it is verified again")
@@ -161,9 +157,7 @@ class Demo:
         code = event.get("data", {}).get("error", {}).get("code")
         if event.get("type") != "verification.failed" or code != "artefact_damaged":
             raise DemoFailed(f"a flipped byte went unnoticed: {event.get('type')} {code}")
-        say(
-            f"   verification.failed, {code}: a backup is completed only while its bytes are what was written"
-        )
+        say(f"   verification.failed, {code}: a backup is completed only while its bytes are what was written")
 
     async def clean(self) -> None:
         """End the service and the receiver, drop what was made on the server."""
@@ -182,9 +176,7 @@ def step(number: int, what: str) -> None:
     say(f"\n{number}. {what}")
 
 
-async def send_event(
-    session: aiohttp.ClientSession, url: str, operation: str, data: dict[str, Any]
-) -> dict[str, Any]:
+async def send_event(session: aiohttp.ClientSession, url: str, operation: str, data: dict[str, Any]) -> dict[str, Any]:
     """POST a CloudEvent; the acceptance."""
     event = {
         "specversion": "1.0",

@@ -132,9 +132,11 @@ class BackupHandler(Handler[BackupRequest]):
         target = self._connections.target(request.connection)
         engine = self._engines.for_target(target, BackupEngine, self.operation)
         engine.end_older_sessions(target, run)
-        earlier = self._catalogue.published_by(run.job_id, target.connection) if run.attempt > 1 else None
-        if earlier is not None:
-            return self._complete_earlier(earlier, request, target, run)
+        if run.attempt > 1:
+            earlier = self._catalogue.published_by(run.job_id, target.connection, request.storage)
+            if earlier is not None:
+                return self._complete_earlier(earlier, request, target, run)
+            self._catalogue.remove_unpublished(run.job_id, target.connection, request.storage)
         store = self._stores.store(request.storage)
         backup_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{run.job_id}-{run.token}"
         out = ArtefactWriter(store, f"{target.connection}/{backup_id}", Compression.parse(request.compression))

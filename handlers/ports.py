@@ -64,8 +64,12 @@ class Catalogue(Protocol):
         """Newest first, undamaged, listed ones that match all of it."""
         ...
 
-    def published_by(self, job_id: str, connection: str) -> CatalogueEntry | None:
-        """What an earlier attempt of the job published before it could say so, if anything."""
+    def published_by(self, job_id: str, connection: str, store: str | None) -> CatalogueEntry | None:
+        """What an earlier attempt of the job published in that store before it could say so, if anything."""
+        ...
+
+    def remove_unpublished(self, job_id: str, connection: str, store: str | None) -> None:
+        """Remove from that store what earlier attempts of the job left there without a manifest."""
         ...
 
     def hold(self, backup_id: str, job_id: str, token: int) -> None:

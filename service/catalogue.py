@@ -43,12 +43,20 @@ class LedgerCatalogue:
         wanted = BackupFilter(connection, labels, min_level, listed_only=True, undamaged_only=True)
         return list(self._ask(self._ledger.backups(wanted, limit=limit)).items)
 
-    def published_by(self, job_id: str, connection: str) -> CatalogueEntry | None:
-        for store in self._stores.all():
-            for found in store.list(f"{connection}/"):
-                if found.key.endswith("/" + MANIFEST_NAME) and _job_of(found.key) == job_id:
-                    return _entry(store, found)
+    def published_by(self, job_id: str, connection: str, store: str | None) -> CatalogueEntry | None:
+        kept = self._stores.store(store)
+        for found in kept.list(f"{connection}/"):
+            if _is_manifest(found) and _job_of(found.key) == job_id:
+                return _entry(kept, found)
         return None
+
+    def remove_unpublished(self, job_id: str, connection: str, store: str | None) -> None:
+        kept = self._stores.store(store)
+        objects = [*kept.list(f"{connection}/"), *kept.unfinished()]
+        published = {_folder(item.key) for item in objects if _is_manifest(item)}
+        for item in objects:
+            if _job_of(item.key) == job_id and _folder(item.key) not in published:
+                kept.delete(item.key)
 
     def hold(self, backup_id: str, job_id: str, token: int) -> None:
         if not self._ask(self._ledger.hold(job_id, token, backup_key(backup_id))):
@@ -59,6 +67,10 @@ class LedgerCatalogue:
             return asyncio.run_coroutine_threadsafe(question, self._loop).result(self.TIMEOUT)
         except (LedgerUnavailable, TimeoutError) as error:
             raise TargetUnavailable("The ledger does not answer.", hint="It is tried again.") from error
+
+
+def _is_manifest(item: StoredObject) -> bool:
+    return item.key.endswith("/" + MANIFEST_NAME)
 
 
 def _folder(key: str) -> str:
@@ -105,10 +117,10 @@ class StorageSweep:
         for store in self._stores.all():
             try:
                 objects = await asyncio.to_thread(_everything, store)
-                published = {_folder(item.key) for item in objects if item.key.endswith("/" + MANIFEST_NAME)}
+                published = {_folder(item.key) for item in objects if _is_manifest(item)}
                 loose = [item for item in objects if _folder(item.key) not in published]
                 removed += await self._remove(store, loose)
-                manifests = [item for item in objects if item.key.endswith("/" + MANIFEST_NAME)]
+                manifests = [item for item in objects if _is_manifest(item)]
                 adopted += await self._adopt(store, manifests)
             except StorageFailed as error:
                 log.warning("storage_sweep_failed", store=store.name, error=error.message)

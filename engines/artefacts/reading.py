@@ -232,9 +232,7 @@ class Artefact:
         try:
             return self.store.open(self._key(file))
         except ObjectMissing as error:
-            seen = Evidence(
-                level=1, check="stored", object=file.name, expected=file.bytes, found="missing", ok=False
-            )
+            seen = Evidence(level=1, check="stored", object=file.name, expected=file.bytes, found="missing", ok=False)
             error.details.setdefault("evidence", [seen.model_dump(mode="json")])
             raise
 
@@ -255,9 +253,7 @@ def _read(stored: BinaryIO, file: StoredFile) -> bytes:
         raise StorageFailed(f"{file.name} cannot be read: {error.strerror}.") from error
 
 
-def _compared(
-    level: int, name: str, which: str, expected: tuple[int, str], found: tuple[int, str]
-) -> list[Evidence]:
+def _compared(level: int, name: str, which: str, expected: tuple[int, str], found: tuple[int, str]) -> list[Evidence]:
     checks = (f"{which} bytes", f"{which} sha256")
     return [
         Evidence(level=level, check=check, object=name, expected=wanted, found=seen, ok=wanted == seen)

@@ -57,9 +57,7 @@ class Sink:
             "raw_bytes": self.raw_bytes,
             "raw_sha256": self._raw_hash.hexdigest(),
             "bytes": self.stored_bytes,
-            "sha256": self._raw_hash.hexdigest()
-            if self._compressor is None
-            else self._stored_hash.hexdigest(),
+            "sha256": self._raw_hash.hexdigest() if self._compressor is None else self._stored_hash.hexdigest(),
         }
 
     def _pass_on(self) -> None:
@@ -107,9 +105,7 @@ class ArtefactWriter:
                 digests = sink.digests()
             finally:
                 sink.close()
-        self.files.append(
-            StoredFile(name=stored_name, format=format, compression=self._compression.method, **digests)
-        )
+        self.files.append(StoredFile(name=stored_name, format=format, compression=self._compression.method, **digests))
 
     def discard(self) -> None:
         """Delete everything written; what is missing already is no error. A second call does no harm."""

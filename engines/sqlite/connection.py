@@ -25,9 +25,7 @@ from engines.run import Run
 
 STEPS_BETWEEN_LOOKS = 100_000
 """Steps of SQLite's machine between two looks at the stop token: about a millisecond."""
-NEEDS_RECOVERY = frozenset(
-    {"SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTINIT"}
-)
+NEEDS_RECOVERY = frozenset({"SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTINIT"})
 
 
 @contextmanager
@@ -117,9 +115,7 @@ def existing(path: Path) -> None:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise TargetMissing(
-            f"There is no database file {path}.", hint="Check the connection's path."
-        ) from error
+        raise TargetMissing(f"There is no database file {path}.", hint="Check the connection's path.") from error
     except PermissionError as error:
         raise AccessDenied(f"{path} cannot be reached: {error.strerror}.") from error
 
@@ -135,11 +131,7 @@ def _translated(path: Path, error: sqlite3.Error) -> FlexError:
     if name.startswith("SQLITE_FULL"):
         return StorageFull(f"No space left for work on {path}.")
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")) or not os.access(path, os.R_OK):
-        return AccessDenied(
-            f"{path} cannot be used: {error}.", hint="Check the permissions of file and folder."
-        )
+        return AccessDenied(f"{path} cannot be used: {error}.", hint="Check the permissions of file and folder.")
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR")):
-        return TargetUnavailable(
-            f"{path} cannot be used: {error}.", hint="Check the file, its folder and disk."
-        )
+        return TargetUnavailable(f"{path} cannot be used: {error}.", hint="Check the file, its folder and disk.")
     return ToolFailed(f"SQLite failed with {path}: {error}.")

@@ -66,18 +66,14 @@ def _check_room(source: sqlite3.Connection, folder: Path) -> None:
         )
 
 
-def _copy_and_count(
-    source: sqlite3.Connection, staged: Path, run: Run, *, count: bool
-) -> tuple[ObjectCount, ...]:
+def _copy_and_count(source: sqlite3.Connection, staged: Path, run: Run, *, count: bool) -> tuple[ObjectCount, ...]:
     page_size = int(source.execute("PRAGMA page_size").fetchone()[0])
     _make_private(staged)
     try:
         with closing(sqlite3.connect(staged, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")  # a copy that fails is thrown away
             copy.execute("PRAGMA synchronous = OFF")
-            source.backup(
-                copy, pages=max(1, STEP_BYTES // page_size), progress=_telling(run, page_size), sleep=0
-            )
+            source.backup(copy, pages=max(1, STEP_BYTES // page_size), progress=_telling(run, page_size), sleep=0)
     except sqlite3.Error as error:
         run.stop.check()
         if error_name(error).startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE")):
@@ -111,9 +107,7 @@ def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, CHUNK)
     except OSError as error:
-        raise StorageFailed(
-            "The copy in the work folder cannot be read.", hint="Check the work folder."
-        ) from error
+        raise StorageFailed("The copy in the work folder cannot be read.", hint="Check the work folder.") from error
 
 
 def _by_hand(name: str) -> tuple[str, ...]:

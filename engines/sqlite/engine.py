@@ -59,9 +59,7 @@ class SQLiteEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, V
 
     def into(self, target: Target, database: str) -> Target:
         path = names.file_beside(Path(target.database), database)
-        return Target(
-            target.connection, self.kind, SecretStr(f"sqlite:///{quote(str(path))}"), "", None, str(path)
-        )
+        return Target(target.connection, self.kind, SecretStr(f"sqlite:///{quote(str(path))}"), "", None, str(path))
 
     def remove_leftovers(self, target: Target, is_dead: Callable[[str], bool]) -> list[str]:
         gone = []
@@ -108,9 +106,7 @@ class SQLiteEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, V
         path = Path(target.database)
         return back_up(path, out, run, counts=options.counts, busy_seconds=self._busy_seconds)
 
-    def plan(
-        self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run
-    ) -> tuple[ObjectCount, ...]:
+    def plan(self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run) -> tuple[ObjectCount, ...]:
         _refuse_include(options)
         run.stop.check()
         return artefact.manifest.objects

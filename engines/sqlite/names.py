@@ -32,9 +32,7 @@ def database_file(url: str) -> Path:
     path, _, query = url[len(SCHEME) :].partition("?")
     path = unquote(path)
     if query:
-        raise InvalidTarget(
-            "A SQLite URL takes no options.", hint="Leave out what follows the question mark."
-        )
+        raise InvalidTarget("A SQLite URL takes no options.", hint="Leave out what follows the question mark.")
     if not path or path.startswith(":memory:") or path.endswith("/"):
         raise InvalidTarget("The SQLite URL names no file; databases in memory cannot be worked with.")
     if "\0" in path:

@@ -46,9 +46,7 @@ def check_integrity(connection: sqlite3.Connection, run: Run) -> tuple[Evidence,
     run.progress("checking", 0, None, unit="steps")
     said = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({COMPLAINTS_SHOWN})")]
     whole = said == ["ok"]
-    evidence = Evidence(
-        level=2, check="integrity_check", expected="ok", found="; ".join(said)[:2000], ok=whole
-    )
+    evidence = Evidence(level=2, check="integrity_check", expected="ok", found="; ".join(said)[:2000], ok=whole)
     if not whole:
         raise damaged(f"The dump is damaged: integrity_check says {said[0][:200]!r}.", evidence)
     return (evidence, _foreign_keys(connection))
@@ -70,8 +68,7 @@ def compare(connection: sqlite3.Connection, manifest: Manifest, run: Run) -> tup
             raise VerificationImpossible(f"{wanted.name} needs a module that the SQLite here does not have.")
     evidence = [_rows(item, found.pop(item.name, None)) for item in manifest.objects]
     evidence += [
-        Evidence(level=3, check="object", object=name, expected="absent", found="present", ok=False)
-        for name in found
+        Evidence(level=3, check="object", object=name, expected="absent", found="present", ok=False) for name in found
     ]
     if before := manifest.options.get("structure"):
         seen = structure.fingerprint(connection)
@@ -84,9 +81,7 @@ def compare(connection: sqlite3.Connection, manifest: Manifest, run: Run) -> tup
 
 def _rows(wanted: ObjectCount, found: ObjectCount | None) -> Evidence:
     if found is None:
-        return Evidence(
-            level=3, check="object", object=wanted.name, expected="present", found="absent", ok=False
-        )
+        return Evidence(level=3, check="object", object=wanted.name, expected="present", found="absent", ok=False)
     return Evidence(
         level=3,
         check="rows",

@@ -43,9 +43,7 @@ def tables(connection: sqlite3.Connection) -> list[Table]:
 
 def size_bytes(connection: sqlite3.Connection) -> int:
     """Of the whole database as this connection sees it, what is still in the WAL included."""
-    pages, page_size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
-    )
+    pages, page_size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     return int(pages) * int(page_size)
 
 

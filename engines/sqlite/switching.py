@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from engines.artefacts.manifest import StoredFile
+from engines.command import Command, reading
 from engines.durability import sync
 from engines.errors import AccessDenied, FlexError, StorageFailed, TargetBusy, TargetNotEmpty
 from engines.run import Run
@@ -47,6 +48,10 @@ def check_empty(target: Path, run: Run, busy_seconds: float) -> None:
         _refuse_objects(old, target)
 
 
+HASH = "import hashlib, sys; print(hashlib.file_digest(open(sys.argv[1], 'rb'), 'sha256').hexdigest())"
+"""Run as a process of its own: closing a file drops all locks this process's SQLite holds on it (POSIX)."""
+
+
 def holds(target: Path, file: StoredFile, run: Run) -> bool:
     """Whether the database at `target` is byte for byte the one that was backed up, and nothing beside it."""
     side_files = [target.with_name(target.name + suffix) for suffix in SIDE_FILES]
@@ -54,12 +59,9 @@ def holds(target: Path, file: StoredFile, run: Run) -> bool:
         return False
     if not target.is_file() or target.stat().st_size != file.raw_bytes:
         return False
-    digest = hashlib.sha256()
-    with target.open("rb") as source:
-        while block := source.read(1 << 20):
-            run.stop.check()
-            digest.update(block)
-    return digest.hexdigest() == file.raw_sha256
+    with reading(Command(Path(sys.executable), ("-I", "-S", "-c", HASH, str(target))), run) as output:
+        found = b"".join(output.chunks()).decode().strip()
+    return found == file.raw_sha256
 
 
 def _appear(new: Path, target: Path, run: Run) -> None:
@@ -157,9 +159,7 @@ def _like_the_old(new: Path, target: Path) -> tuple[str, ...]:
     try:
         os.chown(new, old.st_uid, old.st_gid)
     except PermissionError:
-        notes.append(
-            f"The file belongs to the service's user now: only root may give it back to {old.st_uid}."
-        )
+        notes.append(f"The file belongs to the service's user now: only root may give it back to {old.st_uid}.")
     new.chmod(stat.S_IMODE(old.st_mode))
     return tuple(notes)
 

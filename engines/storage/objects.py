@@ -48,9 +48,7 @@ class ObjectStore(Store):
     def writing(self, key: str) -> Iterator[ObjectPartsWriter]:
         new_key_parts(key)
         with self._translating(key):
-            upload = obstore.open_writer(
-                self._remote, key, buffer_size=self._part_bytes, max_concurrency=PARTS_AT_ONCE
-            )
+            upload = obstore.open_writer(self._remote, key, buffer_size=self._part_bytes, max_concurrency=PARTS_AT_ONCE)
         writer = ObjectPartsWriter(self, upload, key, MOST_PARTS * self._part_bytes)
         try:
             yield writer

@@ -131,9 +131,7 @@ class PostgresDatabase:
 
     def _writes(self) -> int:
         with closing(_connect(self.url)) as source, source.cursor() as cursor:
-            cursor.execute(
-                "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables"
-            )
+            cursor.execute("SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables")
             found = cursor.fetchone()
         return int(found[0]) if found else 0
 

@@ -62,9 +62,7 @@ class ServiceProcess:
                     while not await self._is_ready(session):  # noqa: ASYNC110  another process has no Event
                         await asyncio.sleep(0.05)
             except TimeoutError:
-                raise ServiceDied(
-                    f"the service was not ready after {READY_SECONDS:.0f} s{self.last_words()}"
-                ) from None
+                raise ServiceDied(f"the service was not ready after {READY_SECONDS:.0f} s{self.last_words()}") from None
 
     async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
         self.check_alive()
@@ -77,9 +75,7 @@ class ServiceProcess:
     def check_alive(self) -> None:
         """Raises `ServiceDied`."""
         if self._process is not None and self._process.returncode is not None:
-            raise ServiceDied(
-                f"the service ended with exit code {self._process.returncode}{self.last_words()}"
-            )
+            raise ServiceDied(f"the service ended with exit code {self._process.returncode}{self.last_words()}")
 
     def last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]

@@ -56,9 +56,7 @@ def products() -> Iterator[Row]:
     """id, sku, title, price_cents, weight, attributes (JSON), picture (bytes)"""
     dice = random.Random(2)
     for number in range(1, PRODUCTS + 1):
-        attributes = json.dumps(
-            {"colour": dice.choice(WORDS), "sizes": [1, 2.5, None], "new": number % 2 == 0}
-        )
+        attributes = json.dumps({"colour": dice.choice(WORDS), "sizes": [1, 2.5, None], "new": number % 2 == 0})
         picture = dice.randbytes(dice.randint(0, 400)) if number % 5 else None
         title = " ".join(dice.choices(WORDS, k=4))
         yield (

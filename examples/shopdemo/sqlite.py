@@ -60,9 +60,7 @@ class SQLiteShop:
                 marks = ",".join("?" * len(first))
                 connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows())
         size = self._source.stat().st_size
-        return (
-            f"made a shop with {TOTAL:,} rows in {len(TABLES)} tables ({size / 1e6:.1f} MB) in {self._source}"
-        )
+        return f"made a shop with {TOTAL:,} rows in {len(TABLES)} tables ({size / 1e6:.1f} MB) in {self._source}"
 
     def compare(self) -> Compared:
         """Raises `Differs`."""
@@ -88,9 +86,7 @@ class SQLiteSide:
 
     def schema(self) -> set[tuple[Any, ...]]:
         found = self._connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
-        pragmas = [
-            self._connection.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "encoding")
-        ]
+        pragmas = [self._connection.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "encoding")]
         return {*found, *pragmas}
 
     def tables(self) -> list[str]:
@@ -98,9 +94,7 @@ class SQLiteSide:
         return sorted(name for (name,) in self._connection.execute(asked))
 
     def rows(self, table: str) -> Generator[tuple[Any, ...]]:
-        keys = self._connection.execute(
-            "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", [table]
-        )
+        keys = self._connection.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", [table])
         order = ", ".join(_quoted(name) for (name,) in keys) or "rowid"
         yield from self._connection.execute(f"SELECT * FROM {_quoted(table)} ORDER BY {order}")
 

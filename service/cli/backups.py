@@ -18,9 +18,7 @@ COLUMNS = ("backup_id", "connection", "engine", "database", "created_at", "bytes
 
 
 @app.callback(invoke_without_command=True)
-def backups(
-    context: typer.Context, connection: Connection = None, limit: Limit = 50, as_json: Json = False
-) -> None:
+def backups(context: typer.Context, connection: Connection = None, limit: Limit = 50, as_json: Json = False) -> None:
     """Backups: list (the default), show, download."""
     if context.invoked_subcommand is None:
         _list(connection, limit, as_json)
@@ -40,9 +38,7 @@ def _list(connection: str | None, limit: int, as_json: bool) -> None:
     if as_json:
         write_json(found)
     else:
-        write_table(
-            COLUMNS, [[_cell(backup, column) for column in COLUMNS] for backup in found], title="backups"
-        )
+        write_table(COLUMNS, [[_cell(backup, column) for column in COLUMNS] for backup in found], title="backups")
 
 
 def _cell(backup: dict[str, Any], column: str) -> Any:
@@ -89,9 +85,7 @@ def download(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to put it; default its own name, here.")
     ] = None,
-    file: Annotated[
-        str | None, typer.Option("--file", help="Which file of the backup; default the main one.")
-    ] = None,
+    file: Annotated[str | None, typer.Option("--file", help="Which file of the backup; default the main one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -129,6 +123,4 @@ def _file_of(manifest: dict[str, Any], name: str | None) -> dict[str, Any]:
     for stored in files:
         if name is None or stored["name"] == name:
             return stored
-    raise CommandError(
-        f"The backup has no file {name!r}.", "It has: " + ", ".join(stored["name"] for stored in files)
-    )
+    raise CommandError(f"The backup has no file {name!r}.", "It has: " + ", ".join(stored["name"] for stored in files))

@@ -24,9 +24,7 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 QUIET_SECONDS = 60.0
 """A stream silent for so long is opened anew."""
-NOT_SHOWN = (
-    "No token was sent: set FLEXDB_TOKEN, or FLEXDB_HOME to the folder where the service keeps its token."
-)
+NOT_SHOWN = "No token was sent: set FLEXDB_TOKEN, or FLEXDB_HOME to the folder where the service keeps its token."
 NOT_TAKEN = "FLEXDB_TOKEN or FLEXDB_HOME/token is not this service's; compare FLEXDB_URL and FLEXDB_HOME."
 
 
@@ -51,9 +49,7 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        wrong = [
-            f"FLEXDB_{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}" for item in found
-        ]
+        wrong = [f"FLEXDB_{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}" for item in found]
         raise CommandError(
             "Settings cannot be used: " + "; ".join(wrong), "See .env.example for each setting."
         ) from None

@@ -45,9 +45,7 @@ def run(arguments: list[str] | None = None) -> None:
 def serve(
     role: Annotated[str | None, typer.Option(help="all, intake, worker or relay.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C; running jobs may finish first."""
     from service.app import serve as serve_until_stopped
@@ -83,9 +81,7 @@ def send(
     from service.cli.sending import send_and_wait
 
     fields = parse_fields(words or [], read_data(data))
-    raise typer.Exit(
-        send_and_wait(operation, fields, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json)
-    )
+    raise typer.Exit(send_and_wait(operation, fields, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json))
 
 
 @app.command()
@@ -101,9 +97,7 @@ def restore(
     mode: Annotated[
         str, typer.Option("--mode", help="plan only lists, create wants an empty target, replace switches.")
     ] = "create",
-    include: Annotated[
-        list[str] | None, typer.Option("--include", help="Only these objects; may be repeated.")
-    ] = None,
+    include: Annotated[list[str] | None, typer.Option("--include", help="Only these objects; may be repeated.")] = None,
     event_id: EventId = None,
     wait: Wait = True,
     timeout: Timeout = None,
@@ -113,16 +107,12 @@ def restore(
     from service.cli.sending import send_and_wait
 
     if (backup_id is None) == (latest is None):
-        raise CommandError(
-            "Name the backup, or give --latest CONNECTION.", "`flexdb backups` lists what there is."
-        )
+        raise CommandError("Name the backup, or give --latest CONNECTION.", "`flexdb backups` lists what there is.")
     data: dict[str, Any] = {"connection": to, "mode": mode}
     data |= {"backup_id": backup_id} if backup_id else {"latest": {"connection": latest}}
     data |= {"into": into} if into is not None else {}
     data |= {"include": include} if include else {}
-    raise typer.Exit(
-        send_and_wait("restore", data, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json)
-    )
+    raise typer.Exit(send_and_wait("restore", data, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json))
 
 
 @app.command()
@@ -168,6 +158,4 @@ def version(as_json: Json = False) -> None:
     from service import __version__
     from service.cli.output import say, write_json
 
-    write_json({"flexdb": __version__, "python": sys.version.split()[0]}) if as_json else say(
-        f"flexdb {__version__}"
-    )
+    write_json({"flexdb": __version__, "python": sys.version.split()[0]}) if as_json else say(f"flexdb {__version__}")

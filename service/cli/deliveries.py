@@ -8,9 +8,7 @@ import typer
 
 from service.cli.options import Json, Limit
 
-app = typer.Typer(
-    help="Completion events on their way: list (the default), redeliver.", no_args_is_help=False
-)
+app = typer.Typer(help="Completion events on their way: list (the default), redeliver.", no_args_is_help=False)
 Status = Annotated[str | None, typer.Option("--status", help="pending, delivered or abandoned.")]
 Job = Annotated[str | None, typer.Option("--job", help="Only those of this job.")]
 COLUMNS = ("delivery_id", "job_id", "event_type", "kind", "destination", "status", "attempts", "last_error")
@@ -35,9 +33,7 @@ def _list(status: str | None, job: str | None, limit: int, as_json: bool) -> Non
     from service.cli.client import with_service
     from service.cli.output import write_json, write_table
 
-    found = with_service(
-        lambda service: service.pages("/deliveries", limit, {"status": status, "job_id": job})
-    )
+    found = with_service(lambda service: service.pages("/deliveries", limit, {"status": status, "job_id": job}))
     if as_json:
         write_json(found)
     else:
@@ -55,6 +51,4 @@ def redeliver(
 
     path = f"/deliveries/{segment(delivery_id)}/redeliver"
     answer = with_service(lambda service: service.call("POST", path)).body
-    write_json(answer) if as_json else say(
-        f"{delivery_id} is sent again; `flexdb deliveries` tells what came of it"
-    )
+    write_json(answer) if as_json else say(f"{delivery_id} is sent again; `flexdb deliveries` tells what came of it")

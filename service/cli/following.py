@@ -29,9 +29,7 @@ class Watcher(Protocol):
         """The service does not answer just now; it is asked again."""
 
 
-async def follow(
-    service: ServiceClient, job_id: str, watcher: Watcher, seconds: float | None
-) -> dict[str, Any] | None:
+async def follow(service: ServiceClient, job_id: str, watcher: Watcher, seconds: float | None) -> dict[str, Any] | None:
     """The job's terminal event, or None when it has not ended after `seconds` (None: wait for ever).
 
     A service that goes away meanwhile is asked again, from the last event seen.
@@ -86,10 +84,7 @@ def event_of(job: dict[str, Any]) -> dict[str, Any] | None:
     stage = STAGE.get(Status(job["status"]))
     if stage is None:
         return None
-    data = {
-        name: job.get(name)
-        for name in ("job_id", "event_id", "operation", "connection", "status", "attempts")
-    }
+    data = {name: job.get(name) for name in ("job_id", "event_id", "operation", "connection", "status", "attempts")}
     data |= job.get("result") or {}
     if job.get("error"):
         data["error"] = job["error"]

@@ -11,9 +11,7 @@ from service.cli.options import Connection, Json, Limit, Timeout, Wait
 
 app = typer.Typer(help="Jobs: list (the default), show, cancel, retry.", no_args_is_help=False)
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="Id of the job.")]
-Status = Annotated[
-    str | None, typer.Option("--status", help="queued, running, succeeded, failed or canceled.")
-]
+Status = Annotated[str | None, typer.Option("--status", help="queued, running, succeeded, failed or canceled.")]
 Operation = Annotated[str | None, typer.Option("--operation", help="Only jobs of this operation.")]
 COLUMNS = ("job_id", "operation", "connection", "status", "attempts", "created_at", "ended_at", "error")
 
@@ -44,9 +42,7 @@ def list_jobs(
     _list(status, operation, connection, limit, as_json)
 
 
-def _list(
-    status: str | None, operation: str | None, connection: str | None, limit: int, as_json: bool
-) -> None:
+def _list(status: str | None, operation: str | None, connection: str | None, limit: int, as_json: bool) -> None:
     from service.cli.client import with_service
     from service.cli.output import write_json, write_table
 

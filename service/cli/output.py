@@ -66,9 +66,7 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def write_table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", empty: str = "none"
-) -> None:
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", empty: str = "none") -> None:
     """A table on a terminal; elsewhere a heading line and rows, separated by tabs."""
     cells = [[printable(value) for value in row] for row in rows]
     if not console().is_terminal:
@@ -85,9 +83,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], title: s
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left", pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left", pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(name, overflow="fold", no_wrap=number == 0)
     for line in cells:
@@ -127,9 +123,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _is_table(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
-    )
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
 def _rich_fields(plain: Mapping[str, Any]) -> None:

@@ -96,10 +96,7 @@ def figures(progress: dict[str, Any]) -> str:
     def amount(value: Any) -> str:
         return size(value) if in_bytes else f"{value:,.0f}"
 
-    parts = [
-        amount(progress.get("done") or 0)
-        + (f" of {amount(progress['total'])}" if progress.get("total") else "")
-    ]
+    parts = [amount(progress.get("done") or 0) + (f" of {amount(progress['total'])}" if progress.get("total") else "")]
     if not in_bytes:
         parts[0] += f" {progress.get('unit', '')}"
     parts += [f"{amount(progress['rate'])}/s"] if progress.get("rate") else []

@@ -19,9 +19,7 @@ class Damaged(CommandError):
 
 
 @contextmanager
-def save_checked(
-    path: Path, size: int, sha256: str, *, force: bool = False
-) -> Iterator[Callable[[bytes], None]]:
+def save_checked(path: Path, size: int, sha256: str, *, force: bool = False) -> Iterator[Callable[[bytes], None]]:
     """Yields a `write`. The file gets its name at the end when size and SHA-256 (hex) match, mode 0600.
 
     Raises `Damaged` otherwise, `CommandError` when the disk refuses or the file exists without `force`.

@@ -33,9 +33,7 @@ class Submission:
 
     async def _post(self, service: ServiceClient) -> dict[str, Any]:
         headers = {"Idempotency-Key": self.event_id}
-        answer = await service.call(
-            "POST", f"/hooks/{segment(self.operation)}", body=self.data, headers=headers
-        )
+        answer = await service.call("POST", f"/hooks/{segment(self.operation)}", body=self.data, headers=headers)
         accepted: dict[str, Any] = answer.body
         self.accepted = accepted
         return accepted
@@ -69,20 +67,14 @@ def interruptible(work: Callable[[], Exit], submission: Submission) -> Exit:
         return work()
     except KeyboardInterrupt:
         if submission.accepted is None:
-            note(
-                f"Interrupted before an answer. Send it again with --id {submission.event_id}: it runs once."
-            )
+            note(f"Interrupted before an answer. Send it again with --id {submission.event_id}: it runs once.")
         else:
             job_id = submission.accepted["job_id"]
-            note(
-                f"The job goes on. See it: flexdb jobs show {job_id}; cancel it: flexdb jobs cancel {job_id}."
-            )
+            note(f"The job goes on. See it: flexdb jobs show {job_id}; cancel it: flexdb jobs cancel {job_id}.")
         return Exit.INTERRUPTED
 
 
-async def wait_and_show(
-    service: ServiceClient, accepted: dict[str, Any], seconds: float | None, as_json: bool
-) -> Exit:
+async def wait_and_show(service: ServiceClient, accepted: dict[str, Any], seconds: float | None, as_json: bool) -> Exit:
     """Follow an accepted job, print its end."""
     job_id = accepted["job_id"]
     with watching(f"{accepted.get('operation', 'job')} {job_id}") as watcher:
@@ -128,8 +120,6 @@ def show_job(job: dict[str, Any]) -> None:
     write_fields(plain)
     if (event := event_of(job)) is not None and job.get("result"):
         say("")
-        write_fields(
-            {name: value for name, value in event["data"].items() if name not in plain and name != "error"}
-        )
+        write_fields({name: value for name, value in event["data"].items() if name not in plain and name != "error"})
     if job.get("error"):
         show_job_error(job["error"])

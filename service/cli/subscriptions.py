@@ -52,9 +52,7 @@ def put(
     from service.cli.output import say, write_json
 
     body = {"url": url, "types": types or ["*"]}
-    answer = with_service(
-        lambda service: service.call("PUT", f"/subscriptions/{segment(name)}", body=body)
-    ).body
+    answer = with_service(lambda service: service.call("PUT", f"/subscriptions/{segment(name)}", body=body)).body
     write_json(answer) if as_json else say(f"{name} receives {' '.join(body['types'])}")
 
 

@@ -129,13 +129,10 @@ class SQLiteCase(EngineCase):
 
     def rows(self, target: Target) -> dict[str, int]:
         with self._open(target, "ro") as connection:
-            names = [
-                row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-            ]
+            names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
             quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}
             return {
-                name: connection.execute(f"SELECT count(*) FROM {safe}").fetchone()[0]
-                for name, safe in quoted.items()
+                name: connection.execute(f"SELECT count(*) FROM {safe}").fetchone()[0] for name, safe in quoted.items()
             }
 
     def exists(self, target: Target) -> bool:

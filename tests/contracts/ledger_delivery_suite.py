@@ -128,9 +128,7 @@ class DeliverySuite:
         for number in range(6):
             await world.ended(callback_url=f"http://a/{number}")
         world.clock.advance(1)
-        assert urls(await world.take(per_host=4, busy={"a": 1})) == [
-            f"http://a/{number}" for number in range(3)
-        ]
+        assert urls(await world.take(per_host=4, busy={"a": 1})) == [f"http://a/{number}" for number in range(3)]
         assert await world.take(per_host=4, busy={"a": 4}) == []
         assert len(await world.take(per_host=4)) == 3
 
@@ -152,9 +150,7 @@ class DeliverySuite:
         assert urls(list(page.items)) == ["http://a/4", "http://a/3"]
         await world.ended(callback_url="http://a/later")
         rest = await world.ledger.deliveries(limit=10, cursor=page.next_cursor)
-        assert (
-            urls(list(rest.items)) == ["http://a/2", "http://a/1", "http://a/0"] and rest.next_cursor is None
-        )
+        assert urls(list(rest.items)) == ["http://a/2", "http://a/1", "http://a/0"] and rest.next_cursor is None
         assert urls(await world.deliveries_of(jobs[1].job_id)) == ["http://a/1"]
         assert (await world.ledger.deliveries(status="abandoned")).items == []
 

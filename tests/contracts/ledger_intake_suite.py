@@ -15,9 +15,7 @@ from tests.contracts.ledger_world import World, submission
 
 class IntakeSuite:
     async def test_an_accepted_event_is_a_queued_job_with_all_it_came_with(self, world: World) -> None:
-        asked = submission(
-            "e1", target="shop", data={"connection": "shop", "note": "ü"}, deadline_seconds=60.0
-        )
+        asked = submission("e1", target="shop", data={"connection": "shop", "note": "ü"}, deadline_seconds=60.0)
         assert await world.ledger.accept(asked) == Accepted(asked.job_id, Status.QUEUED)
         job = await world.job(asked.job_id)
         assert (job.event_id, job.source, job.operation, job.connection) == (
@@ -43,9 +41,7 @@ class IntakeSuite:
         assert await world.ledger.live_jobs() == {one.job_id for one in asked}
 
     async def test_a_batch_too_large_for_one_statement_is_recorded_whole(self, world: World) -> None:
-        asked = [
-            submission(target=f"t{number % 3}", callback_url=f"http://a/{number}") for number in range(700)
-        ]
+        asked = [submission(target=f"t{number % 3}", callback_url=f"http://a/{number}") for number in range(700)]
         await asyncio.gather(*(world.ledger.accept(one) for one in asked))
         assert (await world.ledger.counts())["queued"] == 700
         assert await world.moves(asked[699].job_id) == [(None, "queued")]
@@ -58,9 +54,7 @@ class IntakeSuite:
 
     async def test_a_repeat_tells_the_present_status(self, world: World) -> None:
         job = await world.ended(event_id="e1")
-        assert await world.ledger.accept(submission("e1")) == Accepted(
-            job.job_id, Status.SUCCEEDED, duplicate=True
-        )
+        assert await world.ledger.accept(submission("e1")) == Accepted(job.job_id, Status.SUCCEEDED, duplicate=True)
 
     async def test_the_same_id_twice_at_once_makes_one_job(self, world: World) -> None:
         asked = [submission("e1") for _ in range(5)] + [submission("e2")]
@@ -70,9 +64,7 @@ class IntakeSuite:
         assert len({answer.job_id for answer in accepted}) == 2
         assert len(await world.ledger.live_jobs()) == 2
 
-    async def test_the_same_submission_sent_again_after_a_doubtful_answer_is_a_duplicate(
-        self, world: World
-    ) -> None:
+    async def test_the_same_submission_sent_again_after_a_doubtful_answer_is_a_duplicate(self, world: World) -> None:
         asked = submission("e1")
         await world.ledger.accept(asked)
         answers = await asyncio.gather(world.ledger.accept(asked), world.ledger.accept(submission("e2")))
@@ -84,21 +76,15 @@ class IntakeSuite:
     async def test_ids_are_unique_per_source(self, world: World) -> None:
         assert await world.accepted("e1", source="/a") != await world.accepted("e1", source="/b")
 
-    async def test_the_same_id_with_other_content_is_refused_with_the_first_digest(
-        self, world: World
-    ) -> None:
+    async def test_the_same_id_with_other_content_is_refused_with_the_first_digest(self, world: World) -> None:
         first = submission("e1", data={"connection": "shop"})
         await world.ledger.accept(first)
         other = submission("e1", data={"connection": "other"})
         assert await world.ledger.accept(other) == IdReused(first.job_id, first.digest)
 
-    async def test_other_content_in_the_same_batch_is_refused_and_spoils_nobody_else(
-        self, world: World
-    ) -> None:
+    async def test_other_content_in_the_same_batch_is_refused_and_spoils_nobody_else(self, world: World) -> None:
         first, other = submission("e1"), submission("e1", data={"connection": "other"})
-        answers = await asyncio.gather(
-            *(world.ledger.accept(one) for one in (first, other, submission("e2")))
-        )
+        answers = await asyncio.gather(*(world.ledger.accept(one) for one in (first, other, submission("e2"))))
         assert answers[1] == IdReused(first.job_id, first.digest)
         assert isinstance(answers[0], Accepted) and isinstance(answers[2], Accepted)
 
@@ -128,9 +114,7 @@ class IntakeSuite:
         assert sorted(urls) == ["http://a/1", "http://b/2"]
 
     async def test_join_within_one_batch(self, world: World) -> None:
-        asked = [
-            submission(target="shop", on_conflict="join", callback_url="http://a/same") for _ in range(3)
-        ]
+        asked = [submission(target="shop", on_conflict="join", callback_url="http://a/same") for _ in range(3)]
         answers = await asyncio.gather(*(world.ledger.accept(one) for one in asked))
         assert {answer.job_id for answer in answers if isinstance(answer, Accepted)} == {asked[0].job_id}
         job = (await world.claim())[0]
@@ -145,9 +129,7 @@ class IntakeSuite:
 
     async def test_join_asks_for_the_same_data(self, world: World) -> None:
         await world.accepted(target="shop")
-        other = submission(
-            target="shop", data={"connection": "shop", "compression": "none"}, on_conflict="join"
-        )
+        other = submission(target="shop", data={"connection": "shop", "compression": "none"}, on_conflict="join")
         assert await world.ledger.accept(other) == Accepted(other.job_id, Status.QUEUED)
 
     async def test_join_leaves_a_job_alone_that_is_about_to_be_canceled(self, world: World) -> None:
@@ -163,9 +145,7 @@ class IntakeSuite:
         assert await world.ledger.accept(submission(target="shop", on_conflict="reject")) == Busy(queued)
         await world.claim()
         assert await world.ledger.accept(submission(target="shop", on_conflict="reject")) == Busy(queued)
-        assert isinstance(
-            await world.ledger.accept(submission(target="other", on_conflict="reject")), Accepted
-        )
+        assert isinstance(await world.ledger.accept(submission(target="other", on_conflict="reject")), Accepted)
 
     async def test_reject_within_one_batch(self, world: World) -> None:
         asked = [submission(target="shop", on_conflict="reject") for _ in range(4)]
@@ -174,9 +154,7 @@ class IntakeSuite:
 
     async def test_reject_accepts_once_the_other_job_has_ended(self, world: World) -> None:
         await world.ended(target="shop")
-        assert isinstance(
-            await world.ledger.accept(submission(target="shop", on_conflict="reject")), Accepted
-        )
+        assert isinstance(await world.ledger.accept(submission(target="shop", on_conflict="reject")), Accepted)
 
     @pytest.mark.parametrize(
         ("open_mode", "asked_mode", "busy"),

@@ -95,9 +95,7 @@ class JobSuite:
         both = (Claim("target:copy", "exclusive"), Claim("backup:b", "shared"))
         restore = await world.accepted(claims=both)
         other = await world.accepted(claims=(Claim("target:copy", "exclusive"),))
-        assert [job.job_id for job in await world.claim()] == [other], (
-            "the waiting restore holds nothing meanwhile"
-        )
+        assert [job.job_id for job in await world.claim()] == [other], "the waiting restore holds nothing meanwhile"
         await world.ledger.finish_job(excluder.job_id, excluder.fencing_token, Status.SUCCEEDED)
         assert await world.claim() == []
         token = (await world.job(other)).fencing_token
@@ -107,9 +105,7 @@ class JobSuite:
     async def test_hold_adds_a_shared_claim_to_a_running_job(self, world: World) -> None:
         job = await world.running()
         assert await world.ledger.hold(job.job_id, job.fencing_token, "backup:b")
-        assert await world.ledger.hold(job.job_id, job.fencing_token, "backup:b"), (
-            "a second hold changes nothing"
-        )
+        assert await world.ledger.hold(job.job_id, job.fencing_token, "backup:b"), "a second hold changes nothing"
         await world.accepted(claims=(Claim("backup:b", "exclusive"),))
         assert await world.claim() == []
         assert not await world.ledger.hold(job.job_id, job.fencing_token - 1, "backup:c")
@@ -117,9 +113,7 @@ class JobSuite:
         (excluder,) = await world.claim()
         late = await world.running()
         assert not await world.ledger.hold(late.job_id, late.fencing_token, "backup:b")
-        assert await world.ledger.hold(excluder.job_id, excluder.fencing_token, "backup:b"), (
-            "it has it to itself"
-        )
+        assert await world.ledger.hold(excluder.job_id, excluder.fencing_token, "backup:b"), "it has it to itself"
 
     # ------------------------------------------------------------ ending
 
@@ -160,9 +154,7 @@ class JobSuite:
             *(world.ledger.finish_job(job.job_id, job.fencing_token, status) for status in ends)
         )
         assert [one is not None for one in done] == [True, False, False, False]
-        terminal = [
-            row for row in await world.ledger.history(job.job_id) if row.event_id == f"{job.job_id}/terminal"
-        ]
+        terminal = [row for row in await world.ledger.history(job.job_id) if row.event_id == f"{job.job_id}/terminal"]
         assert len(terminal) == 1
         assert len(await world.deliveries_of(job.job_id)) == 1
 

@@ -47,9 +47,7 @@ class KeepingSuite:
         assert await found(status="succeeded", operation="backup") == [shop.job_id]
         assert await found(connection="shop", operation="backup", status="succeeded") == [shop.job_id]
 
-    @pytest.mark.parametrize(
-        "cursor", ["", "x", "e30", "WyJqb2JzIiwgIjEiXQ", "é", "WyJqb2JzIiwtMV0", "a" * 999]
-    )
+    @pytest.mark.parametrize("cursor", ["", "x", "e30", "WyJqb2JzIiwgIjEiXQ", "é", "WyJqb2JzIiwtMV0", "a" * 999])
     async def test_a_cursor_that_no_page_gave_out_is_refused(self, world: World, cursor: str) -> None:
         with pytest.raises(InvalidCursor):
             await world.ledger.jobs(cursor=cursor)
@@ -88,9 +86,7 @@ class KeepingSuite:
             job.job_id, job.fencing_token + 1, Status.SUCCEEDED, changes=(Published(published),)
         )
         assert stale is None and await world.ledger.backup("b1") is None
-        await world.ledger.finish_job(
-            job.job_id, job.fencing_token, Status.SUCCEEDED, changes=(Published(published),)
-        )
+        await world.ledger.finish_job(job.job_id, job.fencing_token, Status.SUCCEEDED, changes=(Published(published),))
         assert await world.ledger.backup("b1") == published
 
     async def test_verification_raises_the_level_and_damage_is_remembered(self, world: World) -> None:

@@ -130,9 +130,7 @@ class World:
     async def moves(self, job_id: str) -> list[tuple[str | None, str]]:
         return [(row.from_status, row.to_status) for row in await self.ledger.history(job_id)]
 
-    async def take(
-        self, limit: int = 100, per_host: int = 100, busy: dict[str, int] | None = None
-    ) -> list[Delivery]:
+    async def take(self, limit: int = 100, per_host: int = 100, busy: dict[str, int] | None = None) -> list[Delivery]:
         return await self.ledger.take_deliveries(limit, per_host, busy or {}, 60.0)
 
     async def deliveries_of(self, job_id: str) -> list[Delivery]:

@@ -78,9 +78,7 @@ def test_a_backup_is_proven_to_every_level(case: EngineCase, bench: Bench, compr
     target = case.filled()
     artefact = bench.back_up(case, target, compression=compression)
     counted = {item.name.removeprefix("public."): item.rows for item in artefact.manifest.objects}
-    assert {name: rows for name, rows in counted.items() if rows is not None} == ROWS or _plain(
-        counted
-    ) == ROWS
+    assert {name: rows for name, rows in counted.items() if rows is not None} == ROWS or _plain(counted) == ROWS
     for level in (1, 2, 3):
         assert prove(case, bench, artefact, level, target), f"no evidence of level {level}"
     assert list(bench.workspace.iterdir()) == []
@@ -107,10 +105,7 @@ def test_restore_makes_a_database_that_is_absent(case: EngineCase, bench: Bench)
     assert done.database == target.database
     assert case.rows(target) == ROWS
     assert sum(item.rows or 0 for item in done.objects) == sum(ROWS.values())
-    assert (
-        case.engine.inspect(target, bench.run()).fingerprint
-        == case.engine.inspect(source, bench.run()).fingerprint
-    )
+    assert case.engine.inspect(target, bench.run()).fingerprint == case.engine.inspect(source, bench.run()).fingerprint
 
 
 @pytest.mark.parametrize("mode", ["create", "replace"])
@@ -131,9 +126,7 @@ def test_restore_refuses_a_database_with_objects_and_leaves_it(case: EngineCase,
     assert case.leftovers(target) == []
 
 
-@pytest.mark.parametrize(
-    "statement", ["CREATE VIEW mine AS SELECT 1 AS one", "CREATE TABLE mine (id integer)"]
-)
+@pytest.mark.parametrize("statement", ["CREATE VIEW mine AS SELECT 1 AS one", "CREATE TABLE mine (id integer)"])
 def test_any_user_object_makes_a_target_not_empty(case: EngineCase, bench: Bench, statement: str) -> None:
     artefact, target = bench.back_up(case, case.filled()), case.empty()
     case.run(target, statement)
@@ -204,9 +197,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_damage_is_found_at_every_level_and_never_restored(
-    case: EngineCase, bench: Bench, compression: str
-) -> None:
+def test_damage_is_found_at_every_level_and_never_restored(case: EngineCase, bench: Bench, compression: str) -> None:
     target = case.filled()
     artefact = bench.back_up(case, target, compression=compression)
     path = main_file(artefact)
@@ -249,9 +240,7 @@ def test_a_deleted_file_is_said_to_be_missing(case: EngineCase, bench: Bench) ->
     assert not case.exists(absent)
 
 
-def test_a_dump_that_differs_from_its_manifest_is_found_by_the_rehearsal(
-    case: EngineCase, bench: Bench
-) -> None:
+def test_a_dump_that_differs_from_its_manifest_is_found_by_the_rehearsal(case: EngineCase, bench: Bench) -> None:
     target = case.filled()
     artefact = bench.back_up(case, target)
     first = artefact.manifest.objects[0]
@@ -417,9 +406,7 @@ def test_check_of_a_good_target_reports_version_and_latency(case: EngineCase, be
     assert report.client_tools["compatible"] is True
 
 
-def test_inspection_lists_tables_and_its_fingerprint_follows_the_structure_only(
-    case: EngineCase, bench: Bench
-) -> None:
+def test_inspection_lists_tables_and_its_fingerprint_follows_the_structure_only(case: EngineCase, bench: Bench) -> None:
     target = case.filled()
     first = case.engine.inspect(target, bench.run())
     names = {table.name.removeprefix("public.") for table in first.tables}
@@ -433,15 +420,10 @@ def test_inspection_lists_tables_and_its_fingerprint_follows_the_structure_only(
 
 def test_the_same_structure_made_anew_has_the_same_fingerprint(case: EngineCase, bench: Bench) -> None:
     first, second = case.filled(), case.filled()
-    assert (
-        case.engine.inspect(first, bench.run()).fingerprint
-        == case.engine.inspect(second, bench.run()).fingerprint
-    )
+    assert case.engine.inspect(first, bench.run()).fingerprint == case.engine.inspect(second, bench.run()).fingerprint
 
 
-def test_what_is_written_meanwhile_is_wholly_in_the_backup_or_wholly_not(
-    case: EngineCase, bench: Bench
-) -> None:
+def test_what_is_written_meanwhile_is_wholly_in_the_backup_or_wholly_not(case: EngineCase, bench: Bench) -> None:
     target = case.filled()
     case.run(target, "CREATE TABLE one (id integer)")
     case.run(target, "CREATE TABLE two (id integer)")

@@ -64,9 +64,7 @@ FAILED = event(
     status="failed",
     error={"code": "tool_failed", "message": "pg_dump said no", "retryable": False, "hint": "Ask it why."},
 )
-CANCELED = event(
-    "backup.canceled", status="canceled", error={"code": "canceled", "message": "canceled on request"}
-)
+CANCELED = event("backup.canceled", status="canceled", error={"code": "canceled", "message": "canceled on request"})
 
 
 def job(status: str, **fields: Any) -> dict[str, Any]:
@@ -95,9 +93,7 @@ class FakeService:
     has_stream: bool = True
     open_end: bool = False
     """The stream stays open and silent after its messages."""
-    jobs: list[dict[str, Any]] = field(
-        default_factory=lambda: [job("succeeded", result={"backup_id": BACKUP_ID})]
-    )
+    jobs: list[dict[str, Any]] = field(default_factory=lambda: [job("succeeded", result={"backup_id": BACKUP_ID})])
     """Answers to GET /jobs/{id}, the last one for ever."""
     listed: list[dict[str, Any]] = field(default_factory=lambda: [job("succeeded")])
     page: int = 100
@@ -118,10 +114,7 @@ class FakeService:
     @web.middleware
     async def _record(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.requests.append((request.method, request.path_qs, dict(request.headers), await request.text()))
-        if (
-            request.path not in {"/livez", "/readyz"}
-            and request.headers.get("Authorization") != f"Bearer {TOKEN}"
-        ):
+        if request.path not in {"/livez", "/readyz"} and request.headers.get("Authorization") != f"Bearer {TOKEN}":
             return problem(401, {"title": "Unauthorized", "code": "invalid_token", "detail": "Send a token."})
         answer: web.StreamResponse = await handler(request)
         return answer

@@ -99,9 +99,7 @@ async def test_send_posts_nested_data_and_ends_with_zero_when_the_job_completed(
     )
     assert done.code == 0, done.err
     assert done.json == COMPLETED
-    assert service.bodies("/hooks/restore") == [
-        {"latest": {"connection": "shop"}, "connection": "other", "jobs": 4}
-    ]
+    assert service.bodies("/hooks/restore") == [{"latest": {"connection": "shop"}, "connection": "other", "jobs": 4}]
     assert service.headers("/hooks/restore")[0]["Idempotency-Key"] == "one"
 
 
@@ -137,9 +135,7 @@ async def test_send_goes_on_from_the_last_event_when_the_stream_breaks(
     assert [headers.get("Last-Event-ID") for headers in streams] == [None, "1"]
 
 
-async def test_send_asks_for_the_job_where_there_is_no_event_stream(
-    flexdb: CommandLine, service: FakeService
-) -> None:
+async def test_send_asks_for_the_job_where_there_is_no_event_stream(flexdb: CommandLine, service: FakeService) -> None:
     service.has_stream = False
     service.jobs = [job("queued"), job("running"), job("failed", error=FAILED["data"]["error"])]
     done = await flexdb("send", "backup", "connection=shop", "--json")
@@ -157,9 +153,7 @@ async def test_send_ends_with_four_when_the_time_is_up(flexdb: CommandLine, serv
     assert f"flexdb jobs show {JOB}" in done.err
 
 
-async def test_ctrl_c_says_that_the_job_goes_on_and_how_to_cancel_it(
-    flexdb: CommandLine, service: FakeService
-) -> None:
+async def test_ctrl_c_says_that_the_job_goes_on_and_how_to_cancel_it(flexdb: CommandLine, service: FakeService) -> None:
     service.events, service.open_end = [STARTED], True
     process = await flexdb.start("send", "backup", "connection=shop")
     async with asyncio.timeout(30):
@@ -176,18 +170,14 @@ async def test_send_without_waiting_prints_the_acceptance(flexdb: CommandLine, s
     assert not service.headers(f"/jobs/{JOB}/events")
 
 
-async def test_send_reads_data_from_standard_input_and_adds_fields(
-    flexdb: CommandLine, service: FakeService
-) -> None:
+async def test_send_reads_data_from_standard_input_and_adds_fields(flexdb: CommandLine, service: FakeService) -> None:
     given = json.dumps({"connection": "shop", "labels": {"a": "1"}})
     done = await flexdb("send", "backup", "labels.b=two", "--data", "-", given=given)
     assert done.code == 0
     assert service.bodies("/hooks/backup") == [{"connection": "shop", "labels": {"a": "1", "b": "two"}}]
 
 
-async def test_a_refusal_shows_title_detail_and_every_pointer(
-    flexdb: CommandLine, service: FakeService
-) -> None:
+async def test_a_refusal_shows_title_detail_and_every_pointer(flexdb: CommandLine, service: FakeService) -> None:
     errors = [
         {"pointer": "#/connection", "detail": "There is no connection 'nope'."},
         {"pointer": "#/verify", "detail": "At most 3."},
@@ -228,9 +218,7 @@ async def test_the_token_is_read_from_the_home_folder(flexdb: CommandLine, servi
     assert (await flexdb("jobs")).code == 0
 
 
-async def test_jobs_are_listed_over_several_pages_up_to_the_limit(
-    flexdb: CommandLine, service: FakeService
-) -> None:
+async def test_jobs_are_listed_over_several_pages_up_to_the_limit(flexdb: CommandLine, service: FakeService) -> None:
     service.listed = [job("succeeded", job_id=f"job{number}") for number in range(25)]
     service.page = 10
     done = await flexdb("jobs", "list", "--limit", "22", "--status", "succeeded", "--json")
@@ -241,9 +229,7 @@ async def test_jobs_are_listed_over_several_pages_up_to_the_limit(
 async def test_a_list_in_a_pipe_is_separated_by_tabs_and_steers_no_terminal(
     flexdb: CommandLine, service: FakeService
 ) -> None:
-    service.listed = [
-        job("failed", connection="\x1b[31mred\nline", error={"code": "tool_failed", "message": "m"})
-    ]
+    service.listed = [job("failed", connection="\x1b[31mred\nline", error={"code": "tool_failed", "message": "m"})]
     done = await flexdb("jobs")
     heading, line = done.out.splitlines()
     assert heading.split("\t")[:4] == ["job_id", "operation", "connection", "status"]
@@ -265,9 +251,7 @@ async def test_an_id_cannot_leave_its_place_in_the_path(flexdb: CommandLine, ser
 
 
 async def test_restore_and_verify_send_their_events(flexdb: CommandLine, service: FakeService) -> None:
-    assert (
-        await flexdb("restore", "--latest", "shop", "--to", "other", "--into", "x", "--mode", "plan")
-    ).code == 0
+    assert (await flexdb("restore", "--latest", "shop", "--to", "other", "--into", "x", "--mode", "plan")).code == 0
     assert service.bodies("/hooks/restore") == [
         {"latest": {"connection": "shop"}, "connection": "other", "into": "x", "mode": "plan"}
     ]
@@ -286,9 +270,7 @@ async def test_a_download_gets_its_name_when_it_matches_the_manifest(flexdb: Com
     assert (again.code, "exists" in again.err) == (2, True)
 
 
-async def test_a_download_with_one_changed_byte_is_thrown_away(
-    flexdb: CommandLine, service: FakeService
-) -> None:
+async def test_a_download_with_one_changed_byte_is_thrown_away(flexdb: CommandLine, service: FakeService) -> None:
     service.stored = STORED[:-1] + b"!"
     done = await flexdb("backups", "download", BACKUP_ID)
     assert done.code == 1

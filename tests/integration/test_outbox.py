@@ -58,9 +58,7 @@ class Receiver:
         return await self.script[min(len(self.got), len(self.script)) - 1](request)
 
 
-def answering(
-    status: int, text: str = "", **headers: str
-) -> Callable[[web.Request], Awaitable[web.Response]]:
+def answering(status: int, text: str = "", **headers: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(_: web.Request) -> web.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return web.Response(status=status, text=text, headers=named)
@@ -152,9 +150,7 @@ async def test_a_delivery_is_signed_so_that_others_can_check_it(
     assert claims["sha256"] == hashlib.sha256(got.body).hexdigest()
 
 
-async def test_every_try_carries_the_same_bytes_and_id(
-    ledger: SQLiteLedger, new_receiver: NewReceiver
-) -> None:
+async def test_every_try_carries_the_same_bytes_and_id(ledger: SQLiteLedger, new_receiver: NewReceiver) -> None:
     receiver = await new_receiver(answering(500), answering(502), answering(200))
     async with relaying(ledger):
         delivery = await settled(ledger, await finish_one(ledger, receiver.url))
@@ -182,9 +178,7 @@ def test_secrets_that_cannot_sign_are_refused_at_start() -> None:
         WebhookSender(LOOPBACK, SECRETS, jwt_secret="short")
 
 
-async def test_subscriptions_get_the_types_they_ask_for(
-    ledger: SQLiteLedger, new_receiver: NewReceiver
-) -> None:
+async def test_subscriptions_get_the_types_they_ask_for(ledger: SQLiteLedger, new_receiver: NewReceiver) -> None:
     everything, failures = await new_receiver(), await new_receiver()
     await ledger.put_subscription("everything", everything.url, ["*"])
     await ledger.put_subscription("failures", failures.url, ["*.failed"])
@@ -230,9 +224,7 @@ async def test_a_callback_is_given_up_when_more_tries_are_in_vain(
     assert len(receiver.got) == tries
 
 
-async def test_a_subscription_is_abandoned_after_its_schedule(
-    ledger: SQLiteLedger, new_receiver: NewReceiver
-) -> None:
+async def test_a_subscription_is_abandoned_after_its_schedule(ledger: SQLiteLedger, new_receiver: NewReceiver) -> None:
     receiver = await new_receiver(answering(401))
     await ledger.put_subscription("all", receiver.url, ["*.completed"])
     async with relaying(ledger):
@@ -257,9 +249,7 @@ async def test_redirects_are_not_followed(ledger: SQLiteLedger, new_receiver: Ne
     assert delivery.log[0].error == "307 Temporary Redirect: redirects are not followed"
 
 
-async def test_a_receiver_that_answers_too_late_is_asked_again(
-    ledger: SQLiteLedger, new_receiver: NewReceiver
-) -> None:
+async def test_a_receiver_that_answers_too_late_is_asked_again(ledger: SQLiteLedger, new_receiver: NewReceiver) -> None:
     async def late(_: web.Request) -> web.Response:
         await asyncio.sleep(30)
         return web.Response()
@@ -294,9 +284,7 @@ async def test_a_status_counts_even_when_the_connection_breaks_in_the_body(ledge
     assert not any("hush" in (line.error or "") for line in delivery.log)
 
 
-async def test_a_receiver_that_is_down_gets_it_when_it_is_up(
-    ledger: SQLiteLedger, unused_tcp_port: int
-) -> None:
+async def test_a_receiver_that_is_down_gets_it_when_it_is_up(ledger: SQLiteLedger, unused_tcp_port: int) -> None:
     got = []
 
     async def answer(request: web.Request) -> web.Response:

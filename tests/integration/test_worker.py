@@ -121,11 +121,7 @@ async def working(
 
 async def terminal_types(ledger: SQLiteLedger, job_id: str) -> list[str]:
     history = await ledger.history(job_id)
-    return [
-        entry.event_type
-        for entry in history
-        if (entry.event_id or "").endswith("/terminal") and entry.event_type
-    ]
+    return [entry.event_type for entry in history if (entry.event_id or "").endswith("/terminal") and entry.event_type]
 
 
 async def is_running(ledger: SQLiteLedger, job_id: str) -> None:
@@ -138,9 +134,7 @@ async def is_running(ledger: SQLiteLedger, job_id: str) -> None:
 # ---------------------------------------------------------------- success, failure, retries
 
 
-async def test_a_job_runs_in_a_private_folder_and_its_result_is_kept(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_a_job_runs_in_a_private_folder_and_its_result_is_kept(ledger: SQLiteLedger, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
     def act(_: Wish, run: Run) -> None:
@@ -161,9 +155,7 @@ async def test_a_job_runs_in_a_private_folder_and_its_result_is_kept(
     assert handler.runs[0].application_name == f"flexdb/{job_id}/{job.fencing_token}"
 
 
-async def test_an_error_that_may_pass_is_tried_again_until_it_has_passed(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_an_error_that_may_pass_is_tried_again_until_it_has_passed(ledger: SQLiteLedger, tmp_path: Path) -> None:
     handler = Scripted(raising(TargetUnavailable("away"), TargetUnavailable("away")))
     async with working(ledger, handler, tmp_path):
         job = await ended(ledger, await accept(ledger, "scripted", {"word": "x"}))
@@ -173,9 +165,7 @@ async def test_an_error_that_may_pass_is_tried_again_until_it_has_passed(
 
 
 async def test_after_max_attempts_the_last_error_is_the_answer(ledger: SQLiteLedger, tmp_path: Path) -> None:
-    handler = Scripted(
-        raising(*[TargetUnavailable("The server is away.", hint="Start it.") for _ in range(9)])
-    )
+    handler = Scripted(raising(*[TargetUnavailable("The server is away.", hint="Start it.") for _ in range(9)]))
     async with working(ledger, handler, tmp_path):
         job_id = await accept(ledger, "scripted", max_attempts=2)
         job = await ended(ledger, job_id)
@@ -197,9 +187,7 @@ async def test_an_error_that_will_not_pass_ends_the_job_at_once(ledger: SQLiteLe
     assert job.error is not None and job.error["code"] == "access_denied"
 
 
-async def test_details_that_are_no_json_do_not_keep_a_job_from_ending(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_details_that_are_no_json_do_not_keep_a_job_from_ending(ledger: SQLiteLedger, tmp_path: Path) -> None:
     details = {"path": tmp_path, "share": float("nan"), "evidence": [{1, 2}], "backup_id": "gone"}
     handler = Scripted(raising(ArtefactDamaged("one byte differs", details=details)))
     async with working(ledger, handler, tmp_path):
@@ -208,9 +196,7 @@ async def test_details_that_are_no_json_do_not_keep_a_job_from_ending(
     assert job.error is not None and job.error["code"] == "artefact_damaged"
 
 
-async def test_a_surprise_ends_as_internal_error_without_its_text(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_a_surprise_ends_as_internal_error_without_its_text(ledger: SQLiteLedger, tmp_path: Path) -> None:
     secret = "postgresql://shop:hush/h@db/shop"
     handler = Scripted(raising(ValueError(f"cannot parse {secret}")))
     with structlog.testing.capture_logs() as lines:
@@ -254,9 +240,7 @@ async def test_a_retry_that_would_begin_after_the_deadline_is_not_waited_for(
     assert job.error is not None and job.error["code"] == "target_unavailable"
 
 
-async def test_a_running_job_is_canceled_by_the_ledgers_hint(
-    patient_ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_a_running_job_is_canceled_by_the_ledgers_hint(patient_ledger: SQLiteLedger, tmp_path: Path) -> None:
     handler = Scripted(work_until_stopped)
     async with working(patient_ledger, handler, tmp_path, LAZY):
         job_id = await accept(patient_ledger, "scripted")
@@ -291,9 +275,7 @@ async def test_a_job_canceled_in_the_queue_never_runs(ledger: SQLiteLedger, tmp_
     assert second.status is Status.CANCELED and len(handler.runs) == 1
 
 
-async def test_a_cancel_after_the_point_of_no_return_is_too_late(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_a_cancel_after_the_point_of_no_return_is_too_late(ledger: SQLiteLedger, tmp_path: Path) -> None:
     published, go_on = threading.Event(), threading.Event()
 
     def act(_: Wish, run: Run) -> None:
@@ -312,9 +294,7 @@ async def test_a_cancel_after_the_point_of_no_return_is_too_late(
     assert job.status is Status.SUCCEEDED
 
 
-async def test_a_result_that_comes_in_spite_of_a_cancel_is_a_success(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_a_result_that_comes_in_spite_of_a_cancel_is_a_success(ledger: SQLiteLedger, tmp_path: Path) -> None:
     handler = Scripted(lambda _, run: holding(run))
     async with working(ledger, handler, tmp_path) as worker:
         job_id = await accept(ledger, "scripted")
@@ -323,9 +303,7 @@ async def test_a_result_that_comes_in_spite_of_a_cancel_is_a_success(
     assert job.status is Status.SUCCEEDED
 
 
-async def test_a_tool_that_fails_because_it_was_killed_counts_as_stopped(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_a_tool_that_fails_because_it_was_killed_counts_as_stopped(ledger: SQLiteLedger, tmp_path: Path) -> None:
     def act(_: Wish, run: Run) -> None:
         holding(run)
         raise AccessDenied("the killed tool's own words")
@@ -487,9 +465,7 @@ async def test_one_missed_heartbeat_costs_no_lease(tmp_path: Path) -> None:
     assert (job.status, job.attempts, job.crashes) == (Status.SUCCEEDED, 1, 0)
 
 
-async def test_nothing_begins_beside_a_thread_that_has_lost_its_lease(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_nothing_begins_beside_a_thread_that_has_lost_its_lease(ledger: SQLiteLedger, tmp_path: Path) -> None:
     shaky = Trouble(ledger)
     go_on = threading.Event()
     handler = Scripted(waiting_for(go_on))
@@ -551,9 +527,7 @@ async def test_a_drain_that_takes_too_long_gives_the_job_back_as_if_untouched(
         assert (await ended(ledger, job_id)).status is Status.SUCCEEDED
 
 
-async def test_a_thread_that_ignores_its_stop_is_waited_for_loudly(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_a_thread_that_ignores_its_stop_is_waited_for_loudly(ledger: SQLiteLedger, tmp_path: Path) -> None:
     loud = WorkerRules(heartbeat_seconds=0.1, lease_seconds=2, poll_seconds=0.2, complain_seconds=0.05)
     go_on = threading.Event()
     handler = Scripted(waiting_for(go_on))
@@ -569,9 +543,7 @@ async def test_a_thread_that_ignores_its_stop_is_waited_for_loudly(
         await stopping
 
 
-async def test_start_removes_folders_of_dead_attempts_and_nothing_else(
-    ledger: SQLiteLedger, tmp_path: Path
-) -> None:
+async def test_start_removes_folders_of_dead_attempts_and_nothing_else(ledger: SQLiteLedger, tmp_path: Path) -> None:
     await accept(ledger, "scripted")
     alive = (await ledger.claim("another worker", 1))[0]
     work = tmp_path / "work"

@@ -116,9 +116,7 @@ def test_the_frame_carries_a_checksum_and_the_zstd_program_reads_it(store: Local
         assert done.stdout == content
 
 
-@pytest.mark.parametrize(
-    "text", ["", "gzip", "zstd:0", "zstd:20", "zstd:", "zstd:1 ", "ZSTD", "zstd:01", "none:1"]
-)
+@pytest.mark.parametrize("text", ["", "gzip", "zstd:0", "zstd:20", "zstd:", "zstd:1 ", "ZSTD", "zstd:01", "none:1"])
 def test_other_compressions_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="zstd"):
         Compression.parse(text)

@@ -95,8 +95,7 @@ def test_the_terminal_event_of_an_ended_job_carries_its_result_flat() -> None:
 
 
 STREAM = (
-    b': hello\r\n\r\nid: 7\nevent: backup.started\ndata: {"a":\ndata: 1}\n\n'
-    b"\rdata:x\r\rid: 8\ndata: \xc3\xa4\r\n\r\n"
+    b': hello\r\n\r\nid: 7\nevent: backup.started\ndata: {"a":\ndata: 1}\n\n\rdata:x\r\rid: 8\ndata: \xc3\xa4\r\n\r\n'
 )
 MESSAGES = [
     Message("backup.started", '{"a":\n1}', "7"),

@@ -178,9 +178,7 @@ async def test_a_locked_file_refuses_and_the_ledger_recovers(path: Path) -> None
     await ledger.open()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    answers = await asyncio.gather(
-        ledger.accept(submission("e1")), ledger.claim("worker", 1), return_exceptions=True
-    )
+    answers = await asyncio.gather(ledger.accept(submission("e1")), ledger.claim("worker", 1), return_exceptions=True)
     assert [type(answer) for answer in answers] == [LedgerUnavailable, LedgerUnavailable]
     assert await ledger.live_jobs() == set()
     other.execute("ROLLBACK")
@@ -197,9 +195,7 @@ async def test_a_closed_ledger_is_unavailable(path: Path) -> None:
     waiting = [asyncio.ensure_future(ledger.accept(submission())) for _ in range(20)]
     await asyncio.sleep(0)
     await ledger.close()
-    assert all(isinstance(answer, Accepted) for answer in await asyncio.gather(*waiting)), (
-        "what waited is written"
-    )
+    assert all(isinstance(answer, Accepted) for answer in await asyncio.gather(*waiting)), "what waited is written"
     with pytest.raises(LedgerUnavailable):
         await ledger.job("x")
     await ledger.close()
@@ -333,9 +329,7 @@ async def test_the_database_refuses_what_the_rules_forbid(ledger: SQLiteLedger, 
         SELECT job_id, 99, 0, 'failed', 1, 1 FROM jobs
     """
     assert "UNIQUE" in await refused(path, second_end)
-    same_event = (
-        "INSERT INTO events (source, event_id, digest, job_id) SELECT source, event_id, '', '' FROM events"
-    )
+    same_event = "INSERT INTO events (source, event_id, digest, job_id) SELECT source, event_id, '', '' FROM events"
     assert "UNIQUE" in await refused(path, same_event)
 
 

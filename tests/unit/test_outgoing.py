@@ -148,9 +148,7 @@ async def test_a_url_is_sent_byte_for_byte_and_cookies_are_not_kept(receiver: An
     assert receiver.app[CALLS] == paths
 
 
-async def test_proxies_of_the_environment_are_not_used(
-    receiver: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_proxies_of_the_environment_are_not_used(receiver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nothing listens there
     url = exact_url(f"http://localhost:{receiver.port}/x")
     async with outgoing_session(DEMO, "callback") as session, session.get(url) as response:

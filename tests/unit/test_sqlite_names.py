@@ -29,16 +29,12 @@ def test_a_url_names_a_file(url: str, path: str, tmp_path: Path, monkeypatch: py
     assert str(database_file(url)) == path
 
 
-def test_three_slashes_are_relative_where_the_folder_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_three_slashes_are_relative_where_the_folder_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "usr").mkdir()
     assert database_file("sqlite:///usr/x.db") == Path(os.path.realpath(tmp_path / "usr" / "x.db"))
     assert database_file("sqlite:///x.db") == Path(os.path.realpath(tmp_path / "x.db"))
-    assert database_file("sqlite:///no/such/x.db") == Path(
-        os.path.realpath(tmp_path / "no" / "such" / "x.db")
-    )
+    assert database_file("sqlite:///no/such/x.db") == Path(os.path.realpath(tmp_path / "no" / "such" / "x.db"))
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,7 @@ def test_callbacks_follow_the_table(status: int | None, body: str, follows: Deli
 @pytest.mark.parametrize(
     ("status", "follows"),
     [(200, DELIVERED), (204, DELIVERED), (410, ABANDONED)]
-    + [
-        (status, PENDING)
-        for status in (301, 302, 307, 400, 401, 403, 404, 408, 409, 422, 429, 500, 503, None)
-    ],
+    + [(status, PENDING) for status in (301, 302, 307, 400, 401, 403, 404, 408, 409, 422, 429, 500, 503, None)],
 )
 def test_subscriptions_follow_the_table(status: int | None, follows: DeliveryStatus) -> None:
     assert judge(delivery("subscription"), Answer(status, FINISHED), STEADY, NOW)[0] is follows
@@ -93,9 +90,7 @@ def test_a_missing_execution_gets_a_few_tries() -> None:
 
 def test_subscriptions_follow_the_schedule_to_its_end() -> None:
     waits = [judge(delivery("subscription", n), Answer(500), STEADY, NOW)[:2] for n in range(9)]
-    assert waits == [(PENDING, wait) for wait in (5, 30, 120, 600, 3600, 10800, 21600, 43200)] + [
-        (ABANDONED, 0.0)
-    ]
+    assert waits == [(PENDING, wait) for wait in (5, 30, 120, 600, 3600, 10800, 21600, 43200)] + [(ABANDONED, 0.0)]
 
 
 @pytest.mark.parametrize("kind", ["callback", "subscription"])

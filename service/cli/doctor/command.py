@@ -41,14 +41,11 @@ def examine_and_show(as_json: bool) -> Exit:
 
 def _show(settings: Settings, findings: list[Finding]) -> None:
     marked = [
-        (name, value, "" if _is_set(name, settings) else "default")
-        for name, value in settings_shown(settings).items()
+        (name, value, "" if _is_set(name, settings) else "default") for name, value in settings_shown(settings).items()
     ]
     write_table(("setting", "value", ""), marked, title="settings")
     columns = ("area", "name", "state", "detail", "mend")
-    write_table(
-        columns, [[getattr(finding, column) for column in columns] for finding in findings], title="findings"
-    )
+    write_table(columns, [[getattr(finding, column) for column in columns] for finding in findings], title="findings")
     count = {state: sum(finding.state is state for finding in findings) for state in State}
     say(f"{count[State.OK]} ok, {count[State.WARNING]} warnings, {count[State.FAILS]} would fail")
 

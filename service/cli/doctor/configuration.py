@@ -45,9 +45,7 @@ def _shown(value: Any) -> Any:
 def examine_settings(settings: Settings, environ: dict[str, str] | None = None) -> list[Finding]:
     """What is wrong with the settings themselves; no I/O."""
     found = [
-        warning(
-            AREA, name, "is set, and no setting reads it", "Correct the name; .env.example lists them all."
-        )
+        warning(AREA, name, "is set, and no setting reads it", "Correct the name; .env.example lists them all.")
         for name in unknown_variables(environ)
     ]
     found += [
@@ -59,9 +57,7 @@ def examine_settings(settings: Settings, environ: dict[str, str] | None = None) 
     ]
     if settings.ledger_url is not None and not _sqlite_with_path(settings.ledger_url):
         found.append(
-            fails(
-                AREA, "FLEXDB_LEDGER_URL", "is not sqlite:///PATH", "Leave it out for a file in FLEXDB_HOME."
-            )
+            fails(AREA, "FLEXDB_LEDGER_URL", "is not sqlite:///PATH", "Leave it out for a file in FLEXDB_HOME.")
         )
     return found or [ok(AREA, "environment", "every FLEXDB_ variable is known, and they fit together")]
 
@@ -75,9 +71,7 @@ def _listening(settings: Settings) -> list[Finding]:
     if settings.listens_on_loopback or settings.token is not None:
         return []
     detail = f"is {settings.host}, not loopback, and there is no FLEXDB_TOKEN: the service refuses to start"
-    return [
-        fails(AREA, "FLEXDB_HOST", detail, "Set FLEXDB_TOKEN to a long random text, or listen on 127.0.0.1.")
-    ]
+    return [fails(AREA, "FLEXDB_HOST", detail, "Set FLEXDB_TOKEN to a long random text, or listen on 127.0.0.1.")]
 
 
 def _leases(settings: Settings) -> list[Finding]:
@@ -132,11 +126,7 @@ def _sources(settings: Settings) -> list[Finding]:
     found = []
     for name, secret in sorted(settings.sources.items()):
         scheme, _, secrets = secret.get_secret_value().partition(":")
-        good = (
-            scheme == "standard"
-            and secrets.split()
-            and all(_is_webhook_secret(one) for one in secrets.split())
-        )
+        good = scheme == "standard" and secrets.split() and all(_is_webhook_secret(one) for one in secrets.split())
         if not good:
             variable = f"FLEXDB_SOURCES__{name.upper()}"
             mend = "Write standard:whsec_… with 24 to 64 bytes in base64 after whsec_."

@@ -29,15 +29,11 @@ def examine_connections(settings: Settings) -> list[Finding]:
     urls = {name: url.get_secret_value() for name, url in settings.connections.items()}
     connections = NamedConnections(urls, engines, scratch=settings.scratch)
     with tempfile.TemporaryDirectory(prefix="flexdb-doctor-") as folder, ThreadPoolExecutor(8) as threads:
-        looks = threads.map(
-            lambda name: list(_look(name, connections, engines, Path(folder))), connections.names()
-        )
+        looks = threads.map(lambda name: list(_look(name, connections, engines, Path(folder))), connections.names())
         return [finding for look in looks for finding in look]
 
 
-def _look(
-    name: str, connections: NamedConnections, engines: EngineRegistry, folder: Path
-) -> Iterator[Finding]:
+def _look(name: str, connections: NamedConnections, engines: EngineRegistry, folder: Path) -> Iterator[Finding]:
     try:
         target = connections.target(name)
         run = Run(job_id=f"doctor{new_id()}", token=0, workspace=folder)
@@ -45,9 +41,7 @@ def _look(
     except FlexError as error:
         yield fails(AREA, name, error.message, error.hint)
         return
-    place = f"{target.engine} {target.database}" + (
-        f" on {target.host}:{target.port or ''}" if target.host else ""
-    )
+    place = f"{target.engine} {target.database}" + (f" on {target.host}:{target.port or ''}" if target.host else "")
     yield _reached(name, place.rstrip(":"), report)
     if report.client_tools:
         yield _tools(name, report.client_tools)
@@ -56,9 +50,7 @@ def _look(
 def _reached(name: str, place: str, report: CheckReport) -> Finding:
     problem = report.problem or {}
     if not report.reachable:
-        return fails(
-            AREA, name, f"{place}: {problem.get('message', 'cannot be reached')}", problem.get("hint", "")
-        )
+        return fails(AREA, name, f"{place}: {problem.get('message', 'cannot be reached')}", problem.get("hint", ""))
     took = f", {report.latency_ms:.0f} ms" if report.latency_ms is not None else ""
     text = f"{place}, version {report.server_version}{took}"
     if problem:
@@ -68,12 +60,9 @@ def _reached(name: str, place: str, report: CheckReport) -> Finding:
 
 def _tools(name: str, tools: dict[str, Any]) -> Finding:
     listed = [
-        f"{tool} {about.get('version')} ({about.get('path')})"
-        for tool, about in (tools.get("tools") or {}).items()
+        f"{tool} {about.get('version')} ({about.get('path')})" for tool, about in (tools.get("tools") or {}).items()
     ]
     text = "client tools: " + (", ".join(listed) or "none found")
     if tools.get("compatible"):
         return ok(AREA, name, text)
-    return fails(
-        AREA, name, text, tools.get("hint") or "Install client programs of the server's major version."
-    )
+    return fails(AREA, name, text, tools.get("hint") or "Install client programs of the server's major version.")

@@ -48,9 +48,7 @@ def _folder(area: str, name: str, folder: Path) -> Finding:
             "Give this user the folder, or name another.",
         )
     if (opened := stat.S_IMODE(folder.stat().st_mode)) & 0o022:
-        return warning(
-            area, name, f"{folder} can be written to by others (mode {opened:o})", f"chmod 700 {folder}"
-        )
+        return warning(area, name, f"{folder} can be written to by others (mode {opened:o})", f"chmod 700 {folder}")
     return _room(area, name, folder)
 
 
@@ -90,13 +88,9 @@ def _secret_file(path: Path) -> list[Finding]:
             )
         ]
     if mode & 0o077:
-        return [
-            warning("home", path.name, f"{path} can be read by others (mode {mode:o})", f"chmod 600 {path}")
-        ]
+        return [warning("home", path.name, f"{path} can be read by others (mode {mode:o})", f"chmod 600 {path}")]
     if not os.access(path, os.R_OK):
-        return [
-            fails("home", path.name, f"{path} cannot be read by this user", "Run this as the service's user.")
-        ]
+        return [fails("home", path.name, f"{path} cannot be read by this user", "Run this as the service's user.")]
     return [ok("home", path.name, f"{path} is there, mode {mode:o}")]
 
 

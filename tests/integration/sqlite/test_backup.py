@@ -56,9 +56,7 @@ def test_a_backup_beside_a_writing_program_is_one_moment(folder: Path, bench: Be
 
 def test_what_is_still_in_the_wal_is_backed_up(case: SQLiteCase, bench: Bench) -> None:
     target = case.filled()
-    with holding(
-        target.database, "PRAGMA wal_autocheckpoint = 0", "INSERT INTO customers VALUES (99, 'in the WAL')"
-    ):
+    with holding(target.database, "PRAGMA wal_autocheckpoint = 0", "INSERT INTO customers VALUES (99, 'in the WAL')"):
         assert Path(target.database + "-wal").stat().st_size > 0
         artefact = bench.back_up(case, target)
     restored = case.absent()
@@ -73,9 +71,7 @@ def test_the_manifest_says_whether_writers_had_to_wait(folder: Path, bench: Benc
     assert ("had to wait" in consistency) == (journal == "delete")
 
 
-def test_a_writer_waits_for_the_copy_with_a_rollback_journal_and_goes_on_afterwards(
-    folder: Path, bench: Bench
-) -> None:
+def test_a_writer_waits_for_the_copy_with_a_rollback_journal_and_goes_on_afterwards(folder: Path, bench: Bench) -> None:
     """Within the read transaction commits are held off; nothing of them is half in the copy."""
     case = SQLiteCase(folder, "delete")
     target = case.filled()
@@ -97,9 +93,7 @@ def test_a_writer_waits_for_the_copy_with_a_rollback_journal_and_goes_on_afterwa
     case.run(target, "INSERT INTO customers VALUES (501, 'afterwards')")
 
 
-def test_a_database_that_is_locked_is_busy_after_a_bounded_time_and_may_be_retried(
-    folder: Path, bench: Bench
-) -> None:
+def test_a_database_that_is_locked_is_busy_after_a_bounded_time_and_may_be_retried(folder: Path, bench: Bench) -> None:
     case = SQLiteCase(folder, "delete")
     target = case.filled()
     with holding(target.database, "BEGIN EXCLUSIVE"), pytest.raises(TargetBusy) as busy:

@@ -181,9 +181,7 @@ def test_a_cancel_right_before_the_switch_puts_the_old_journal_mode_back(
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_cancel_after_the_switch_has_begun_comes_too_late(
-    case: SQLiteCase, bench: Bench, artefact: Artefact
-) -> None:
+def test_a_cancel_after_the_switch_has_begun_comes_too_late(case: SQLiteCase, bench: Bench, artefact: Artefact) -> None:
     target, run = changed(case), bench.run()
     case.engine.restore(artefact, target, REPLACE, run)
     assert run.stop.request(StopReason.CANCEL) is False
@@ -232,9 +230,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_database_whole(
     assert case.leftovers(target) == [], "what the killed attempt left went with the next attempt of its job"
 
 
-def test_a_folder_that_is_missing_is_target_missing(
-    case: SQLiteCase, bench: Bench, artefact: Artefact
-) -> None:
+def test_a_folder_that_is_missing_is_target_missing(case: SQLiteCase, bench: Bench, artefact: Artefact) -> None:
     target = case.engine.target("shop", "sqlite:////no/such/folder/x.db")
     with pytest.raises(TargetMissing):
         case.engine.restore(artefact, target, RestoreOptions(), bench.run())
@@ -244,9 +240,7 @@ def test_a_folder_that_must_not_be_written_is_a_clear_failure(bench: Bench, case
     """procfs lets nobody make files, root included."""
     artefact = bench.back_up(case, case.filled())
     with pytest.raises(StorageFailed):
-        case.engine.restore(
-            artefact, case.engine.target("shop", "sqlite:////proc/x.db"), RestoreOptions(), bench.run()
-        )
+        case.engine.restore(artefact, case.engine.target("shop", "sqlite:////proc/x.db"), RestoreOptions(), bench.run())
 
 
 def test_a_folder_is_never_replaced(case: SQLiteCase, folder: Path, bench: Bench, artefact: Artefact) -> None:
@@ -254,9 +248,7 @@ def test_a_folder_is_never_replaced(case: SQLiteCase, folder: Path, bench: Bench
         case.engine.restore(artefact, case.engine.target("shop", f"sqlite:///{folder}"), REPLACE, bench.run())
 
 
-def test_the_unpacked_copy_is_private_all_the_while(
-    case: SQLiteCase, bench: Bench, artefact: Artefact
-) -> None:
+def test_the_unpacked_copy_is_private_all_the_while(case: SQLiteCase, bench: Bench, artefact: Artefact) -> None:
     target, modes = case.absent(), set()
 
     def look(progress: Progress) -> None:
