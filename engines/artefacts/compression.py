@@ -16,7 +16,7 @@ __all__ = ["Compression", "zstd"]
 
 DEFAULT_LEVEL = 1
 HIGHEST_LEVEL = 19
-DEFAULT_THREADS = 2
+DEFAULT_THREADS = 1
 HIGHEST_THREADED_LEVEL = 6
 """Above it each thread wants a hundred megabytes, so the calling thread compresses alone."""
 

@@ -212,13 +212,32 @@ def session(
         yield opened
 
 
+CANCEL_EVERY = 0.2
+"""Seconds between two attempts to cancel what a stopped session runs."""
+
+
 @contextmanager
 def _cancelling(opened: Connection, stop: StopToken | None) -> Iterator[None]:
     if stop is None:
         yield
         return
-    with stop.calling(lambda: cancel(opened)):
-        yield
+    over = threading.Event()
+
+    def insist() -> None:
+        """Again and again: a wish that comes between two statements would find nothing to cancel."""
+        while True:
+            try:
+                opened.cancel()
+            except psycopg2.Error:
+                return  # closed meanwhile: nothing runs any more
+            if over.wait(CANCEL_EVERY):
+                return
+
+    with stop.calling(threading.Thread(target=insist, name="cancel statements", daemon=True).start):
+        try:
+            yield
+        finally:
+            over.set()
 
 
 def cancel(opened: Connection) -> None:

@@ -267,6 +267,19 @@ def test_a_cancel_ends_the_count_that_runs_beside_the_dump(bench: Workbench, sho
     assert bench.stored() == []
 
 
+def test_a_cancel_that_comes_between_two_statements_ends_the_next_one(bench: Workbench, shop15: str) -> None:
+    run = bench.run()
+    address, began = Address.of(bench.target(shop15)), time.monotonic()
+    with pytest.raises(Stopped), session(address, "late cancel", stop=run.stop) as opened:  # noqa: PT012  a moment between
+        run.stop.request(StopReason.CANCEL)
+        began = time.monotonic()
+        while time.monotonic() - began < 0.1:  # nothing runs: a cancel sent now finds nothing
+            pass
+        with opened.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(50)")
+    assert time.monotonic() - began < 40  # far from the time limit of the statement
+
+
 def test_a_failed_dump_does_not_wait_for_its_count(bench: Workbench, shop15: str) -> None:
     run = bench.run()
     address = Address.parse(shop15)
