@@ -10,7 +10,7 @@ import structlog
 
 from engines.artefacts.manifest import MANIFEST_NAME
 from engines.artefacts.reading import read_manifest
-from engines.errors import ArtefactDamaged, StorageFailed, TargetUnavailable, UnknownBackup
+from engines.errors import ArtefactDamaged, ObjectMissing, StorageFailed, TargetUnavailable, UnknownBackup
 from engines.storage.base import Store, StoredObject
 from handlers.base import backup_key
 from handlers.ports import CatalogueEntry
@@ -149,7 +149,7 @@ class StorageSweep:
                 continue
             try:
                 entry = await asyncio.to_thread(_entry, store, item, listed=False)
-            except ArtefactDamaged:
+            except (ArtefactDamaged, ObjectMissing):
                 log.warning("manifest_unreadable", store=store.name, key=item.key)
                 continue
             adopted += await self._ledger.adopt_backup(entry)
