@@ -62,12 +62,23 @@ class CommandLine:
     async def start(self, *words: str) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
-            FLEXDB, *words, cwd=self.folder, env=self.environment, stdin=pipe, stdout=pipe, stderr=pipe
+            *(FLEXDB, *words),
+            cwd=self.folder,
+            env=self.environment,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            preexec_fn=as_from_a_terminal,
         )
 
     async def __call__(self, *words: str, given: str = "") -> Ended:
         process = await self.start(*words)
         return await ended(process, given)
+
+
+def as_from_a_terminal() -> None:
+    """Ctrl-C is heard: a shell that runs the tests in its background has it ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def ended(process: asyncio.subprocess.Process, given: str = "") -> Ended:
