@@ -62,7 +62,8 @@ class CommandLine:
     async def start(self, *words: str) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
-            *(FLEXDB, *words),
+            FLEXDB,
+            *words,
             cwd=self.folder,
             env=self.environment,
             stdin=pipe,
