@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo serve test check bench lock clean
+.PHONY: help setup demo serve test torture check bench lock clean
 
 help:
 	@echo "make demo    a database is backed up, proven, restored and compared, end to end (DATABASE_URL=postgresql://… for your own)"
 	@echo "make test    all tests"
+	@echo "make torture 10,000 events while replicas are killed, then a count (FLEXDB_TORTURE_EVENTS, FLEXDB_TORTURE_KILL_SECONDS)"
 	@echo "make serve   run the service on http://127.0.0.1:8080"
 	@echo "make check   linters, types, import contracts, tests of the documents"
-	@echo "make bench   speed and memory, side by side with the raw tools (ARGS=--quick for a short run)"
+	@echo "make bench   speed and memory, side by side with the raw tools and with other frameworks; by name: ARGS=\"queue --quick\""
+	@echo "             intake intake_postgres queue claim growth replicas idle postgres_backup postgres_restore sqlite_backup"
 
 setup: $(STAMP)
 
@@ -34,6 +36,10 @@ test: setup
 	@echo "== tests: servers found are used, others are started from packages, what is skipped is named at the end"
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -rs
 
+torture: setup
+	@echo "== torture: replicas on one PostgreSQL ledger and one RabbitMQ, killed again and again under load"
+	@FLEXDB_TORTURE_EVENTS=$${FLEXDB_TORTURE_EVENTS:-10000} $(BIN)/python -m pytest -s tests/acceptance/test_torture.py
+
 check: setup
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy" && $(BIN)/mypy
@@ -46,4 +52,4 @@ lock: setup
 	@$(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra dev -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-peers build *.egg-info .mypy_cache .ruff_cache .pytest_cache

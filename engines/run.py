@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from engines.errors import Stopped
+from engines.errors import Stopped, StorageFailed, StorageFull
 
 
 class StopReason(StrEnum):
@@ -118,6 +121,40 @@ def _always_ours() -> None:
     return
 
 
+def _machine_clock() -> float:
+    return time.time()
+
+
+class Workspace:
+    """A private folder, made when it is first asked for: most small jobs need none, and making one is dear."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._made = False
+
+    def folder(self) -> Path:
+        """The folder, mode 0700. Raises `StorageFull` or `StorageFailed` when it cannot be made."""
+        with self._lock:
+            if not self._made:
+                self._make()
+                self._made = True
+        return self._path
+
+    def _make(self) -> None:
+        try:
+            self._path.mkdir(mode=0o700)
+        except OSError as error:
+            kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageFailed
+            raise kind(f"The work folder cannot be made: {error.strerror}.") from error
+
+    def remove(self) -> bool:
+        """Remove it with all that is in it; False when something of it stays."""
+        if self._made:
+            shutil.rmtree(self._path, ignore_errors=True)
+        return not (self._made and self._path.exists())
+
+
 @dataclass(slots=True)
 class Run:
     """One attempt at one job, as handlers and engines see it.
@@ -128,20 +165,32 @@ class Run:
 
     job_id: str
     token: int
-    workspace: Path
+    place: Path | Workspace
+    """Where the workspace is: a folder that is there, or one to be made on demand."""
     event_id: str = ""
     stop: StopToken = field(default_factory=StopToken)
     listener: Callable[[Progress], None] = _nobody_listens
     confirm: Callable[[], None] = _always_ours
     attempt: int = 1
+    clock: Callable[[], float] = _machine_clock
+    """Seconds since the epoch, by a clock that all who work on the same jobs share."""
     _stage: str = ""
     _stage_began: float = 0.0
     _reported: float = 0.0
 
     @property
+    def workspace(self) -> Path:
+        """Raises `StorageFull` or `StorageFailed` when the folder cannot be made."""
+        return self.place if isinstance(self.place, Path) else self.place.folder()
+
+    @property
     def application_name(self) -> str:
         """The name database sessions of this attempt carry, `flexdb/JOB/TOKEN`."""
         return f"flexdb/{self.job_id}/{self.token}"
+
+    def now(self) -> datetime:
+        """The time to be kept and compared with that of other jobs, in UTC."""
+        return datetime.fromtimestamp(self.clock(), UTC)
 
     def progress(self, stage: str, done: int, total: int | None = None, unit: str = "bytes") -> None:
         """Tell how far the work is; cheap enough to call per chunk. Raises `Stopped` when asked to stop."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -22,6 +22,7 @@ from handlers.base import (
     ConnectionName,
     Fault,
     Handler,
+    Labels,
     Outcome,
     Published,
     Request,
@@ -33,7 +34,6 @@ from handlers.ports import Catalogue, CatalogueEntry, Connections, Stores
 from handlers.proof import HIGHEST_LEVEL, Prover, shown_evidence
 
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=300)]
-LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 log = structlog.get_logger(__name__)
 OBJECTS_SHOWN = 200
 """Events stay small: the whole list is in the manifest, GET /backups/{id}."""
@@ -49,9 +49,7 @@ class BackupRequest(Request):
     compression: str = Field(default="zstd", description="`zstd`, `zstd:1` to `zstd:19`, or `none`.")
     encrypt: bool = Field(default=False, description="Not available yet; true is refused.")
     verify: int = Field(default=2, ge=0, le=HIGHEST_LEVEL, description="Level to reach before it counts as completed.")
-    labels: dict[LabelName, Annotated[str, StringConstraints(max_length=255)]] = Field(
-        default_factory=dict, max_length=32
-    )
+    labels: Labels = Field(default_factory=dict)
     storage: str | None = Field(default=None, description="Name of a configured store.")
     counts: Literal["exact", "none"] = Field(default="exact", description="Count rows in the dump's own snapshot.")
     jobs: int = Field(default=1, ge=1, le=64, description="Parallel dump jobs, where the engine has them.")
@@ -138,7 +136,7 @@ class BackupHandler(Handler[BackupRequest]):
                 return self._complete_earlier(earlier, request, target, run)
             self._catalogue.remove_unpublished(run.job_id, target.connection, request.storage)
         store = self._stores.store(request.storage)
-        backup_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{run.job_id}-{run.token}"
+        backup_id = f"{run.now():%Y%m%dT%H%M%SZ}-{run.job_id}-{run.token}"
         out = ArtefactWriter(store, f"{target.connection}/{backup_id}", Compression.parse(request.compression))
         try:
             return self._make(request, target, engine, store, backup_id, out, run)
@@ -156,14 +154,14 @@ class BackupHandler(Handler[BackupRequest]):
         out: ArtefactWriter,
         run: Run,
     ) -> Outcome:
-        began, clock = datetime.now(UTC), time.monotonic()
+        began, clock = run.now(), time.monotonic()
         dump = engine.backup(target, _options(request), out, run)
         manifest = self._manifest(request, target, backup_id, dump, out, run, began, clock)
         evidence = self._prover.prove(Artefact(store, out.folder, manifest), request.verify, target, run)
         manifest = manifest.model_copy(
             update={
-                "verification": Verification(level=request.verify, at=datetime.now(UTC), evidence=evidence),
-                "ended_at": datetime.now(UTC),
+                "verification": Verification(level=request.verify, at=run.now(), evidence=evidence),
+                "ended_at": run.now(),
                 "seconds": round(time.monotonic() - clock, 3),
             }
         )
@@ -196,13 +194,13 @@ class BackupHandler(Handler[BackupRequest]):
             options=dump.options | {"compression": request.compression},
             labels=dict(request.labels),
             started_at=began,
-            ended_at=datetime.now(UTC),
+            ended_at=run.now(),
             seconds=round(time.monotonic() - clock, 3),
             consistency=dump.consistency,
             counts="exact" if dump.counts == "exact" else "none",
             objects=dump.objects,
             files=tuple(out.files),
-            verification=Verification(level=0, at=datetime.now(UTC), evidence=(Evidence(level=0, check="complete"),)),
+            verification=Verification(level=0, at=run.now(), evidence=(Evidence(level=0, check="complete"),)),
             restore_by_hand=dump.restore_by_hand,
         )
 

@@ -15,6 +15,12 @@ from handlers.ports import CatalogueEntry
 ConnectionName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Name of a connection.")]
 
 
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
+"""What a backup is marked and found by."""
+
+
 class Request(BaseModel):
     """Fields every operation takes. Unknown fields are refused."""
 

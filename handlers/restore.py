@@ -18,6 +18,7 @@ from handlers.base import (
     ConnectionName,
     Fault,
     Handler,
+    Labels,
     Outcome,
     Request,
     Result,
@@ -36,7 +37,7 @@ class LatestBackup(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     connection: ConnectionName
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     min_level: int = Field(default=0, ge=0, le=3)
 
 

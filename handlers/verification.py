@@ -11,7 +11,7 @@ from engines.base import Target
 from engines.errors import ArtefactDamaged, FlexError, ObjectMissing, UnknownBackup, VerificationImpossible
 from engines.registry import EngineRegistry
 from engines.run import Run
-from handlers.base import Claim, ConnectionName, Handler, Outcome, Request, Result, Verified, backup_key
+from handlers.base import Claim, ConnectionName, Handler, Labels, Outcome, Request, Result, Verified, backup_key
 from handlers.ports import Catalogue, CatalogueEntry, Connections, Stores
 from handlers.proof import HIGHEST_LEVEL, Prover, shown_evidence
 
@@ -22,7 +22,7 @@ class BackupFilter(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     connection: ConnectionName | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     min_level: int = Field(default=0, ge=0, le=HIGHEST_LEVEL)
     limit: int = Field(default=1, ge=1, le=100, description="How many, newest first.")
 

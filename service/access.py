@@ -17,6 +17,10 @@ SIGNED_OPERATIONS = frozenset({"check", "inspection", "preflight", "backup", "ve
 """What a signature alone admits; all else wants a token."""
 
 
+RESERVED = frozenset({"admin", "schedules", "rabbitmq"})
+"""Principals of FlexDB's own, whose event ids no signer may use."""
+
+
 class InvalidSource(ValueError):
     """A FLEXDB_SOURCES__NAME that cannot be used; the text holds no secret."""
 
@@ -126,6 +130,8 @@ class Access:
 
 
 def _keys(name: str, text: str) -> tuple[bytes, ...]:
+    if name in RESERVED:
+        raise InvalidSource(f"FLEXDB_SOURCES__{name.upper()}: FlexDB uses the name {name!r} itself; choose another.")
     scheme, _, secrets = text.partition(":")
     if not NAME.fullmatch(name) or scheme != "standard":
         raise InvalidSource(f"FLEXDB_SOURCES__{name.upper()} must be standard:whsec_…; other schemes are not known.")

@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 import structlog
 import uvloop
 from aiohttp import web
 from pydantic import SecretStr
 
+from engines.errors import FlexError
 from engines.registry import EngineRegistry
 from engines.sample import make_sample_shop
+from engines.storage.base import Store
 from engines.storage.registry import open_store
+from handlers.base import Handler
 from handlers.registry import build_handlers
 from service import __version__, logs
 from service.access import Access, InvalidSource
+from service.amqp.consumer import Consumer
+from service.amqp.dead_letters import DeadLetters
+from service.amqp.relay import Relay
+from service.amqp.topology import Names, address_of
 from service.catalogue import LedgerCatalogue, StorageSweep
 from service.connections import NamedConnections, NamedStores
 from service.endings import Backoff
+from service.event import OutEvent
 from service.home import Home, HomeUnusable, new_token, new_webhook_secret
 from service.housekeeping import Housekeeping
 from service.http import routes
 from service.http.keys import Parts
 from service.hub import Hub
 from service.intake import Intake
-from service.ledger.base import Change, Ledger, LedgerInUse, LedgerUnavailable, Rules
-from service.ledger.sqlite import SQLiteLedger
+from service.ledger.postgres_address import places
+from service.ledger.records import Change, LedgerInUse, LedgerUnavailable, Rules
+from service.ledger.registry import is_shared, ledger_file, make_ledger
 from service.outbox import Outbox
 from service.outgoing import OutgoingPolicy
+from service.scheduler import Scheduler
 from service.settings import Settings, unknown_variables
 from service.verdicts import Pace
 from service.webhooks_out import WebhookSender
@@ -47,22 +58,16 @@ class CannotStart(Exception):
     """A configuration the service refuses; the message says what to do."""
 
 
-def ledger_path(settings: Settings, home: Home) -> Path:
-    """The SQLite ledger's file. Raises `CannotStart` for a URL of another kind."""
-    if settings.ledger_url is None:
-        return home.ledger
-    url = urlsplit(settings.ledger_url)
-    if url.scheme != "sqlite" or not url.path.strip("/"):
-        raise CannotStart("FLEXDB_LEDGER_URL must be sqlite:///PATH; leave it out for a file in FLEXDB_HOME.")
-    return Path(unquote(url.path[1:]))
-
-
 class Service:
     """One process of FlexDB, built but not started. `start` and `stop` are called once each."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises `CannotStart`, `HomeUnusable`."""
+    def __init__(self, settings: Settings, extra_handlers: Sequence[Handler[Any]] = ()) -> None:
+        """`extra_handlers`: operations beside the product's own.
+
+        Raises `CannotStart`, `HomeUnusable`, `ValueError` for a URL that cannot be used.
+        """
         self.settings = settings
+        self._extra_handlers = extra_handlers
         self.home = Home(settings.home)
         if not settings.listens_on_loopback and settings.token is None:
             raise CannotStart(
@@ -76,12 +81,19 @@ class Service:
             settings.webhook_secret, self.home.webhook_secret, new_webhook_secret(), "webhook secret"
         ).split()
         self.engines = EngineRegistry.default(settings.tool_path)
-        path = ledger_path(settings, self.home)
-        self.connections = self._connections(path)
+        self.ledger_url = settings.ledger_url.get_secret_value() if settings.ledger_url else None
+        self.amqp_url = settings.amqp_url.get_secret_value() if settings.amqp_url else None
+        if self.amqp_url is not None:
+            address_of(self.amqp_url)  # what cannot be read must show at start, not in every attempt to connect
+        self.names = Names.of(settings.amqp_name)
+        self.connections = self._connections(ledger_file(self.ledger_url, self.home.ledger))
         self.stores = self._stores()
-        self.ledger: Ledger = SQLiteLedger(
-            path, Rules(queue_limit=settings.queue_limit, lease_seconds=settings.lease_seconds)
+        rules = Rules(
+            queue_limit=settings.queue_limit,
+            lease_seconds=settings.lease_seconds,
+            exchange=self.names.events if self.amqp_url else None,
         )
+        self.ledger = make_ledger(self.ledger_url, self.home.ledger, rules)
         self.access = Access(
             token,
             {name: secret.get_secret_value() for name, secret in settings.sources.items()},
@@ -91,7 +103,8 @@ class Service:
             settings.outgoing_allow,
             loopback_for_callbacks=not settings.outgoing_allow and settings.listens_on_loopback,
         )
-        self.hub = Hub()
+        self.hub = Hub(self._pass_progress_on if is_shared(self.ledger_url) else None)
+        self._passing: set[asyncio.Task[None]] = set()
         self.draining = False
 
     def _secret(self, given: SecretStr | None, path: Path, fresh: str, what: str) -> str:
@@ -102,7 +115,7 @@ class Service:
             self.first_steps.append(f"made a {what} in {path} (mode 0600)")
         return value
 
-    def _connections(self, ledger: Path) -> NamedConnections:
+    def _connections(self, ledger: Path | None) -> NamedConnections:
         urls = {name: url.get_secret_value() for name, url in self.settings.connections.items()}
         if not urls:
             if not self.home.demo.exists():
@@ -113,15 +126,16 @@ class Service:
             urls,
             self.engines,
             scratch=self.settings.scratch,
-            protected=(self.home.folder, ledger),
+            protected=(self.home.folder,) if ledger is None else (self.home.folder, ledger),
             exempt=(self.home.demo_folder,),
+            ledgers=tuple(places(self.ledger_url)) if self.ledger_url and ledger is None else (),
         )
 
     def _stores(self) -> NamedStores:
         url = self.settings.storage_url
-        stores = {"default": open_store("default", url.get_secret_value() if url else str(self.home.storage))}
+        stores = {"default": _store("default", url.get_secret_value() if url else str(self.home.storage))}
         for name, named in self.settings.stores.items():
-            stores[name] = open_store(name, named.get_secret_value())
+            stores[name] = _store(name, named.get_secret_value())
         return NamedStores(stores)
 
     # -- life
@@ -135,7 +149,10 @@ class Service:
             raise CannotStart(f"The ledger cannot be used: {error}") from error
         self.ledger.watch(self._heard)
         catalogue = LedgerCatalogue(self.ledger, self.stores, asyncio.get_running_loop())
-        self.handlers = build_handlers(self.connections, self.stores, catalogue, self.engines, __version__)
+        self.handlers = {
+            **build_handlers(self.connections, self.stores, catalogue, self.engines, __version__),
+            **{handler.operation: handler for handler in self._extra_handlers},
+        }
         self.intake = Intake(
             self.ledger,
             self.handlers,
@@ -158,24 +175,94 @@ class Service:
             self.engines,
             keep_seconds=settings.keep_jobs * 86400,
         )
-        if settings.role in ("all", "worker"):
+        self._connect_rabbitmq()
+        self._warn_of_what_replicas_do_not_share()
+        if self._plays("worker"):
             await self.worker.start()
             self.housekeeping.start()
-        if settings.role in ("all", "relay"):
+        if self._plays("relay"):
             self.outbox.start()
+        if self.relay is not None:
+            self.relay.start()
+        if self._plays("intake"):
+            self.scheduler.start()
+        if self.consumer is not None:
+            self.consumer.start()
+
+    def _plays(self, role: str) -> bool:
+        return self.settings.role in ("all", role)
+
+    def _connect_rabbitmq(self) -> None:
+        """Build what talks to RabbitMQ, as far as it is configured and this process's role asks for it."""
+        settings = self.settings
+        self.scheduler = Scheduler(self.ledger, self.intake)
+        self.consumer: Consumer | None = None
+        self.relay: Relay | None = None
+        self.dead_letters: DeadLetters | None = None
+        if self.amqp_url is None:
+            return
+        self.dead_letters = DeadLetters(self.amqp_url, self.names)
+        if self._plays("intake"):
+            self.consumer = Consumer(
+                self.amqp_url,
+                self.names,
+                self.intake,
+                self.access,
+                prefetch=settings.amqp_prefetch,
+                trust_broker=settings.amqp_credentials == "broker",
+                max_body_bytes=settings.max_body_bytes,
+            )
+        if self._plays("relay"):
+            self.relay = Relay(self.ledger, self.amqp_url, self.names, schedule=settings.webhook_schedule)
+
+    def _warn_of_what_replicas_do_not_share(self) -> None:
+        """Replicas on one ledger must agree in what callers and receivers see of them."""
+        if not is_shared(self.ledger_url):
+            return
+        settings = self.settings
+        for name, given in (("FLEXDB_TOKEN", settings.token), ("FLEXDB_WEBHOOK_SECRET", settings.webhook_secret)):
+            if given is None:
+                log.warning("setting_not_shared", name=name, hint="Each replica made its own; set one for all of them.")
+        if settings.storage_url is None or "://" not in settings.storage_url.get_secret_value():
+            hint = "Artefacts lie on this machine only; set FLEXDB_STORAGE_URL to an object store for several machines."
+            log.warning("storage_not_shared", name="FLEXDB_STORAGE_URL", hint=hint)
 
     def _heard(self, change: Change) -> None:
-        if change.kind == "job" and change.job_id is not None:
+        if change.job_id is None:
+            return
+        if change.kind == "job":
             self.hub.job_changed(change.job_id)
+        elif change.kind == "progress" and change.progress is not None:
+            self.hub.heard(change.job_id, json.loads(change.progress))
+
+    def _pass_progress_on(self, job_id: str, event: OutEvent) -> None:
+        task = asyncio.create_task(self._tell_progress(job_id, event))
+        self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
+
+    async def _tell_progress(self, job_id: str, event: OutEvent) -> None:
+        try:
+            await self.ledger.tell_progress(job_id, json.loads(event.body))
+        except LedgerUnavailable:
+            log.debug("progress_not_passed_on", job_id=job_id)  # the next one may be
+
+    def rabbitmq(self) -> dict[str, bool]:
+        """Whether the connections this process should have stand."""
+        states = {"in": self.consumer, "out": self.relay}
+        return {name: part.connected for name, part in states.items() if part is not None}
 
     async def stop(self) -> None:
         """Drain: no new claims, running jobs get their time, deliveries in flight end, the ledger closes last."""
         self.draining = True
-        if self.settings.role in ("all", "worker"):
+        taking_in = [part.stop() for part in (self.consumer, self.scheduler if self._plays("intake") else None) if part]
+        await asyncio.gather(*taking_in)
+        if self._plays("worker"):
             await self.housekeeping.stop()
             await self.worker.stop(self.settings.drain_seconds)
-        if self.settings.role in ("all", "relay"):
-            await self.outbox.stop()
+        sending = [part.stop() for part in (self.relay, self.outbox if self._plays("relay") else None) if part]
+        await asyncio.gather(*sending)
+        if self.dead_letters is not None:
+            await self.dead_letters.close()
         await self.sender.close()
         await self.ledger.close()
 
@@ -198,8 +285,22 @@ class Service:
                 max_body_bytes=self.settings.max_body_bytes,
                 cancel_now=self.worker.cancel_now,
                 not_ready=self.not_ready,
+                amqp=self.rabbitmq,
+                dead_letters=self.dead_letters,
             )
         )
+
+
+def _store(name: str, url: str) -> Store:
+    """Raises `CannotStart`, whose text holds no part of the URL: it may hold a key."""
+    variable = "FLEXDB_STORAGE_URL" if name == "default" else f"FLEXDB_STORES__{name.upper()}"
+    try:
+        return open_store(name, url)
+    except FlexError as error:
+        raise CannotStart(f"{variable}: {error.message} {error.hint}") from None
+    except ValueError:
+        told = "cannot be read as a URL; percent-encode what is special in it."
+        raise CannotStart(f"{variable} {told}") from None
 
 
 def worker_rules(settings: Settings) -> WorkerRules:
@@ -211,9 +312,11 @@ def worker_rules(settings: Settings) -> WorkerRules:
     )
 
 
-async def run(settings: Settings, *, say: Callable[[str], None] = print) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises `CannotStart`, `HomeUnusable`."""
-    service = Service(settings)
+async def run(
+    settings: Settings, *, say: Callable[[str], None] = print, extra_handlers: Sequence[Handler[Any]] = ()
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises `CannotStart`, `HomeUnusable`, `InvalidLedgerURL`."""
+    service = Service(settings, extra_handlers)
     await service.start()
     runner = web.AppRunner(service.application(), access_log=None, handler_cancellation=False)
     await runner.setup()
@@ -260,15 +363,15 @@ async def _until_told_to_stop() -> None:
     await told.wait()
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, *, extra_handlers: Sequence[Handler[Any]] = ()) -> int:
     """Run the service in the foreground; the exit code. What prevents a start is said in one sentence."""
     logs.configure(settings.log_level, settings.log_format)
     for name in unknown_variables():
         log.warning("unknown_setting", name=name)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, say=_say))
-    except (CannotStart, HomeUnusable, InvalidSource, ValueError) as error:
+            runner.run(run(settings, say=_say, extra_handlers=extra_handlers))
+    except (CannotStart, HomeUnusable, InvalidSource, ValueError) as error:  # InvalidLedgerURL is a ValueError
         sys.stderr.write(f"flexdb: {error}\n")
         return 1
     return 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import errno
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -16,8 +14,8 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from engines.errors import FlexError, StorageFailed, StorageFull
-from engines.run import Progress, Run, StopReason
+from engines.errors import FlexError
+from engines.run import Progress, Run, StopReason, Workspace
 from handlers.base import Handler
 from service.endings import (
     Backoff,
@@ -47,32 +45,30 @@ class Attempt:
         self._leases = leases
         self._hub = hub
         self._folder = folder
+        self._taken = time.monotonic()
         self._loop = asyncio.get_running_loop()
 
-    async def run(self, threads: Executor, backoff: Backoff, complain_seconds: float) -> Ending:
-        """Returns only after the thread has returned, whatever was asked of it.
-
-        A thread that was told to stop and has not is complained of every `complain_seconds`.
-        """
+    async def run(self, threads: Executor, backoff: Backoff) -> Ending:
+        """Returns only after the thread has returned, whatever was asked of it."""
         if self.job.cancel_requested:
             self.lease.stop.request(StopReason.CANCEL)
         deadline = self._deadline()
         context = contextvars.copy_context()  # so that log lines of the thread carry the job's ids
-        work = self._loop.run_in_executor(threads, context.run, self._in_thread, backoff)
         try:
-            while not (await asyncio.wait({work}, timeout=complain_seconds))[0]:
-                if self.lease.stop.reason is not None:
-                    log.warning("job_does_not_stop", reason=self.lease.stop.reason.value)
+            return await self._loop.run_in_executor(threads, context.run, self._in_thread, backoff)
         finally:
             if deadline is not None:
                 deadline.cancel()
-        return work.result()
 
     def _deadline(self) -> asyncio.TimerHandle | None:
         if self.job.deadline_at is None:
             return None
-        left = max(self.job.deadline_at - time.time(), 0.0)
+        left = max(self.job.deadline_at - self._now(), 0.0)
         return self._loop.call_later(left, self.lease.stop.request, StopReason.DEADLINE)
+
+    def _now(self) -> float:
+        """By the ledger's clock, as it went on since the claim: this machine's own may be wrong."""
+        return self.job.taken_at + time.monotonic() - self._taken
 
     def _in_thread(self, backoff: Backoff) -> Ending:
         if self._handler is None:
@@ -83,25 +79,26 @@ class Attempt:
             return unreadable(error)
         try:
             self.lease.stop.check()
-            with private_folder(self._folder) as workspace:
+            with in_workspace(self._folder) as workspace:
                 return completed(self._handler.run(request, self._run_for(workspace)))
         except BaseException as error:  # noqa: BLE001  whatever a handler raises becomes the job's end, and is logged
             stopped = self.lease.stop.reason
             if stopped is None and not isinstance(error, FlexError):
                 text = traceback_without_secrets(error)
                 log.error("job_failed_unexpectedly", traceback=text)  # noqa: TRY400  no credentials in it
-            return ending_of(error, stopped, self.job, backoff, time.time())
+            return ending_of(error, stopped, self.job, backoff, self._now())
 
-    def _run_for(self, workspace: Path) -> Run:
+    def _run_for(self, workspace: Workspace) -> Run:
         return Run(
             job_id=self.job.job_id,
             token=self.job.fencing_token,
-            workspace=workspace,
+            place=workspace,
             event_id=self.job.event_id,
             stop=self.lease.stop,
             listener=self._tell_in_thread,
             confirm=self._confirm_in_thread,
             attempt=self.job.attempts,
+            clock=self._now,
         )
 
     def _tell_in_thread(self, progress: Progress) -> None:
@@ -112,19 +109,11 @@ class Attempt:
 
 
 @contextmanager
-def private_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that only we can read, removed afterwards in every case.
-
-    Raises `StorageFull` or `StorageFailed` when it cannot be made.
-    """
+def in_workspace(folder: Path) -> Iterator[Workspace]:
+    """A folder of the attempt's own, made when it is needed, removed afterwards in every case."""
+    workspace = Workspace(folder)
     try:
-        folder.mkdir(mode=0o700)
-    except OSError as error:
-        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageFailed
-        raise kind(f"The work folder cannot be made: {error.strerror}.") from error
-    try:
-        yield folder
+        yield workspace
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():
+        if not workspace.remove():
             log.error("work_folder_not_removed", folder=folder.name)

@@ -15,7 +15,8 @@ from engines.storage.base import Store, StoredObject
 from handlers.base import backup_key
 from handlers.ports import CatalogueEntry
 from service.connections import NamedStores
-from service.ledger.base import BackupFilter, Ledger, LedgerUnavailable
+from service.ledger.base import Ledger
+from service.ledger.records import BackupFilter, LedgerUnavailable
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -23,12 +23,15 @@ class NamedConnections:
         scratch: Mapping[str, str] | None = None,
         protected: tuple[Path, ...] = (),
         exempt: tuple[Path, ...] = (),
+        ledgers: tuple[str, ...] = (),
     ) -> None:
-        """`protected` folders and files are never written to, but what lies in the `exempt` folders among them."""
+        """`protected` folders and files are never written to, but what lies in the `exempt` folders among them;
+        nor are the databases that the URLs in `ledgers` lead to."""
         self._engines = engines
         self._scratch = dict(scratch or {})
         self._protected = tuple(Path(os.path.realpath(path)) for path in protected)
         self._exempt = tuple(Path(os.path.realpath(path)) for path in exempt)
+        self._ledgers = frozenset(engines.by_scheme(url).target("ledger", url).key for url in ledgers)
         self._targets: dict[str, Target | InvalidTarget] = {}
         for name, url in urls.items():
             try:
@@ -52,6 +55,8 @@ class NamedConnections:
         return self.target(name) if name else target
 
     def guard_write(self, target: Target) -> None:
+        if target.key in self._ledgers:
+            raise TargetProtected(f"The database of connection {target.connection!r} is FlexDB's own ledger.")
         if target.engine != "sqlite":
             return
         path = Path(os.path.realpath(target.database))

@@ -84,7 +84,8 @@ def _out(job: Job, stage: str, event_id: str, at: float, data: dict[str, Any]) -
         }
         | data,
     }
-    return OutEvent(event_id, event["type"], json.dumps(event, ensure_ascii=False).encode())
+    text = json.dumps(event, ensure_ascii=False)
+    return OutEvent(event_id, event["type"], text.encode("utf-8", "replace"))  # a tool's words may hold lone surrogates
 
 
 def started_event(job: Job, at: float) -> OutEvent:

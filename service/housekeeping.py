@@ -12,7 +12,8 @@ from engines.registry import EngineRegistry
 from handlers.ports import Connections
 from service.catalogue import StorageSweep
 from service.jobs import ENDED
-from service.ledger.base import Ledger, LedgerUnavailable
+from service.ledger.base import Ledger
+from service.ledger.records import LedgerUnavailable
 
 log = structlog.get_logger(__name__)
 

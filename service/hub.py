@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +45,9 @@ class Hub:
     PROGRESS_EVERY = 1.0
     """Seconds between two progress events of one job."""
 
-    def __init__(self) -> None:
+    def __init__(self, pass_on: Callable[[str, OutEvent], None] | None = None) -> None:
+        """`pass_on` lets other processes know of the progress of a job that runs here."""
+        self._pass_on = pass_on
         self._followers: dict[str, set[Follower]] = {}
         self._latest: dict[str, dict[str, Any]] = {}
         self._told: dict[str, tuple[float, int]] = {}
@@ -63,6 +66,7 @@ class Hub:
 
     def job_changed(self, job_id: str) -> None:
         """A transition of the job was committed."""
+        self._latest.pop(job_id, None)
         for follower in self._followers.get(job_id, ()):
             follower.wake()
 
@@ -73,12 +77,19 @@ class Hub:
         if time.monotonic() - at < self.PROGRESS_EVERY:
             return
         self._told[job.job_id] = (time.monotonic(), number + 1)
-        followers = self._followers.get(job.job_id)
-        if not followers:
-            return
         event = progressed_event(job, time.time(), progress.as_json(), number + 1)
-        for follower in followers:
+        for follower in self._followers.get(job.job_id, ()):
             follower.progress = event
+            follower.wake()
+        if self._pass_on is not None:
+            self._pass_on(job.job_id, event)
+
+    def heard(self, job_id: str, event: dict[str, Any]) -> None:
+        """Another process told of a progress event of a job that runs there."""
+        self._latest[job_id] = event["data"]["progress"]
+        told = OutEvent(event["id"], event["type"], json.dumps(event, ensure_ascii=False).encode())
+        for follower in self._followers.get(job_id, ()):
+            follower.progress = told
             follower.wake()
 
     def latest(self, job_id: str) -> dict[str, Any] | None:

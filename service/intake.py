@@ -15,11 +15,14 @@ from handlers.base import Claim, Fault, Handler, Request
 from service.access import Principal
 from service.event import Event, digests
 from service.jobs import links, new_id
-from service.ledger.base import Accepted, Busy, IdReused, Ledger, QueueFull, Submission
+from service.ledger.base import Ledger
+from service.ledger.records import Accepted, Busy, IdReused, LedgerUnavailable, QueueFull, Submission
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 ID_LENGTH = 256
 SOURCE_LENGTH = 1024
+SOURCE_BYTES = 1024
+"""In UTF-8; with the id it makes a key, which PostgreSQL keeps below 2700 bytes."""
 FAULTS_TOLD = 100
 """A request can be wrong in thousands of places; nobody reads more than these."""
 MOST_ITEMS = 10_000
@@ -61,8 +64,19 @@ class Intake:
     def handlers(self) -> Mapping[str, Handler[Any]]:
         return self._handlers
 
-    async def accept(self, event: Event, principal: Principal) -> Accepted:
-        """Returns when the event is on disk. Raises `Refused`, `LedgerUnavailable`."""
+    async def accept(self, event: Event, principal: Principal, reply: str | None = None) -> Accepted:
+        """Returns when the event is on disk. Raises `Refused`, `LedgerUnavailable`.
+
+        `reply` is where a message wants to be told of the end, a `destinations.reply_url`.
+        """
+        submission = self.submission(event, principal, reply)
+        answer = await self._ledger.accept(submission)
+        if isinstance(answer, Accepted):
+            return answer
+        raise refusal_of(answer, submission)
+
+    def submission(self, event: Event, principal: Principal, reply: str | None = None) -> Submission:
+        """What `accept` would hand to the ledger. Raises `Refused`."""
         handler = self.handler(event.operation)
         if not principal.may_ask_for(event.operation):
             raise Refused(
@@ -73,11 +87,14 @@ class Intake:
         if not principal.may_speak_for(event.source):
             fault = Fault("/source", "Sources below /flexdb belong to FlexDB's own callers; use one of yours.")
             raise Refused(400, "invalid_event", fault.detail, (fault,))
-        submission = self._submission(event, handler)
-        answer = await self._ledger.accept(submission)
-        if isinstance(answer, Accepted):
-            return answer
-        raise _refusal(answer, submission)
+        return self._submission(event, handler, reply)
+
+    async def room(self) -> int:
+        """How many events would be taken now, as far as the ledger goes; 0 while it is away."""
+        try:
+            return await self._ledger.room()
+        except LedgerUnavailable:
+            return 0
 
     def handler(self, operation: str) -> Handler[Any]:
         """Raises `Refused` (404) for an unknown operation."""
@@ -87,9 +104,12 @@ class Intake:
             known = ", ".join(sorted(self._handlers))
             raise Refused(404, "unknown_operation", f"There is no such operation; known are: {known}.") from None
 
-    def _submission(self, event: Event, handler: Handler[Any]) -> Submission:
+    def _submission(self, event: Event, handler: Handler[Any], reply: str | None) -> Submission:
         _refuse_odd_ids(event)
         request = self._request(event, handler)
+        data = to_json(event.data).decode()
+        if "\\u0000" in data:
+            _refuse_nul(event.data)
         digest, join_digest = digests(event.operation, event.data)
         return Submission(
             job_id=new_id(),
@@ -97,11 +117,12 @@ class Intake:
             event_id=event.id,
             operation=event.operation,
             connection=handler.connection(request),
-            data=to_json(event.data).decode(),
+            data=data,
             digest=digest,
             join_digest=join_digest,
             claims=self._claims(handler, request),
             callback_url=request.callback_url,
+            reply=reply,
             on_conflict=request.on_conflict,
             max_attempts=request.max_attempts or self._max_attempts,
             deadline_seconds=request.deadline_seconds,
@@ -162,14 +183,31 @@ def _refuse_masses(data: Mapping[str, Any]) -> None:
         todo += [(f"{pointer}/{escaped(name)}", inner) for name, inner in pairs if isinstance(inner, dict | list)]
 
 
+def _refuse_nul(value: Any, pointer: str = "") -> None:
+    """U+0000, which is nowhere of use and which not every database holds; sought where the text may have one."""
+    if isinstance(value, str) and "\0" in value:
+        raise _invalid([Fault(pointer, "A text may not hold the character U+0000.")])
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_nul(name, pointer)
+            _refuse_nul(inner, f"{pointer}/{escaped(name)}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _refuse_nul(inner, f"{pointer}/{number}")
+
+
 def _refuse_odd_ids(event: Event) -> None:
     for name, value, longest in (("id", event.id, ID_LENGTH), ("source", event.source, SOURCE_LENGTH)):
         if not value or len(value) > longest or CONTROL.search(value):
             detail = f"The event's {name} must have 1 to {longest} characters, none of them a control character."
             raise Refused(400, "invalid_event", detail, (Fault(f"/{name}", detail),))
+    if len(event.source.encode()) > SOURCE_BYTES:
+        detail = f"The event's source may have {SOURCE_BYTES} bytes in UTF-8; percent-encode or shorten it."
+        raise Refused(400, "invalid_event", detail, (Fault("/source", detail),))
 
 
-def _refusal(answer: IdReused | Busy | QueueFull, submission: Submission) -> Refused:
+def refusal_of(answer: IdReused | Busy | QueueFull, submission: Submission) -> Refused:
+    """The ledger's refusal as callers are told of it."""
     match answer:
         case IdReused(job_id, accepted):
             return Refused(

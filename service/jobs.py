@@ -89,6 +89,8 @@ class Job:
     error: dict[str, Any] | None
     retry_of: str | None = None
     seq: int = 0
+    taken_at: float = 0.0
+    """For a job just claimed: the moment of it by the ledger's clock, which `deadline_at` is counted by."""
 
     def as_json(self, progress: dict[str, Any] | None = None) -> dict[str, Any]:
         """The job as `GET /jobs/{id}` shows it."""

@@ -10,7 +10,8 @@ import structlog
 
 from engines.errors import Stopped
 from engines.run import StopReason, StopToken
-from service.ledger.base import Ledger, LedgerUnavailable
+from service.ledger.base import Ledger
+from service.ledger.records import LedgerUnavailable
 
 log = structlog.get_logger(__name__)
 

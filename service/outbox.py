@@ -9,7 +9,8 @@ from typing import Protocol
 
 import structlog
 
-from service.ledger.base import Change, Delivery, DeliveryStatus, Ledger, LedgerUnavailable, Verdict
+from service.ledger.base import Ledger
+from service.ledger.records import Change, Delivery, DeliveryStatus, LedgerUnavailable, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,7 @@ class Outbox:
     Nothing is lost: what is not settled is due again when its lease ends.
     """
 
-    SETTLE_MARGIN = 20.0
+    SETTLE_MARGIN = 10.0
     """Seconds a delivery stays hidden beyond the longest attempt, for settling it."""
     JAMMED_POLL = 0.25
     """Seconds between looks while a host has more due than room: its wake-ups cannot be timed."""

@@ -31,6 +31,8 @@ Purpose = Literal["callback", "subscription", "source"]
 USER_AGENT = f"FlexDB/{__version__}"
 
 _HOST_NAME = re.compile(r"^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$")
+HOST_NAME_LENGTH = 253
+"""What DNS allows (RFC 1035)."""
 _PRINTABLE = re.compile(r"^[\x21-\x7e]+$")
 
 _NEVER_PUBLIC = tuple(
@@ -139,7 +141,8 @@ class OutgoingPolicy:
             return "The URL names no host."
         address = literal_address(host)
         if address is None:
-            return None if _HOST_NAME.match(host.lower().rstrip(".")) else "The URL's host is not a valid name."
+            valid = len(host) <= HOST_NAME_LENGTH and _HOST_NAME.match(host.lower().rstrip("."))
+            return None if valid else "The URL's host is not a valid name."
         if self.admits(address, purpose):
             return None
         return f"The address {address} is not public; FLEXDB_OUTGOING_ALLOW names those that may be reached."

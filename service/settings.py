@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
-"""What connections, stores, sources and subscriptions may be called."""
+"""What connections, stores, sources, subscriptions and schedules may be called."""
 
 
 class Settings(BaseSettings):
@@ -33,10 +33,29 @@ class Settings(BaseSettings):
     home: Path = Field(Path("./var"), description="Folder for everything embedded: ledger, storage, token, work files.")
     host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs FLEXDB_TOKEN.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    role: str = Field("all", pattern="^(all|intake|worker|relay)$", description="What this process does.")
+    role: str = Field(
+        "all",
+        pattern="^(all|intake|worker|relay)$",
+        description="What this process does: all; intake takes from RabbitMQ and schedules; worker; relay delivers.",
+    )
     token: SecretStr | None = Field(None, description="Bearer token callers must show; made at first start when unset.")
-    ledger_url: str | None = Field(
-        None, description="Where jobs are kept: sqlite:///path, default a file in FLEXDB_HOME."
+    ledger_url: SecretStr | None = Field(
+        None,
+        description="Where jobs are kept: sqlite:///path or postgresql://…; default a file in FLEXDB_HOME.",
+    )
+    amqp_url: SecretStr | None = Field(
+        None, description="RabbitMQ, amqp://user:password@host:5672/vhost; without it there is none."
+    )
+    amqp_name: str = Field(
+        "flexdb",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        description="What the names of exchanges and queues in RabbitMQ begin with.",
+    )
+    amqp_prefetch: int = Field(300, ge=1, le=2000, description="Messages taken in at once, all in one commit.")
+    amqp_credentials: str = Field(
+        "broker",
+        pattern="^(broker|message)$",
+        description="Who may ask by RabbitMQ: broker, whoever may publish there; message, who shows a token or signs.",
     )
     storage_url: SecretStr | None = Field(
         None, description="Where artefacts are kept: a folder, or an object store's URL; default FLEXDB_HOME/storage."
@@ -65,7 +84,7 @@ class Settings(BaseSettings):
     )
     webhook_schedule: Annotated[tuple[float, ...], NoDecode] = Field(
         (5, 30, 120, 600, 3600, 10800, 21600, 43200),
-        description="Seconds before each further try of a subscription's delivery, separated by commas.",
+        description="Seconds before each further try of a delivery to a subscription or RabbitMQ, separated by commas.",
     )
     webhook_timeout: float = Field(15.0, gt=0, le=300, description="Seconds one delivery attempt may take.")
     callback_hours: float = Field(24.0, gt=0, description="How long a callback is tried before it is abandoned.")

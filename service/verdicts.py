@@ -14,7 +14,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
-from service.ledger.base import Delivery, DeliveryStatus
+from service.ledger.records import Delivery, DeliveryStatus
 
 
 class Follows(StrEnum):

@@ -18,7 +18,7 @@ import aiohttp
 import jwt
 import structlog
 
-from service.ledger.base import Delivery, Verdict
+from service.ledger.records import Delivery, Verdict
 from service.outgoing import OutgoingPolicy, OutgoingRefused, Purpose, exact_url, outgoing_session
 from service.signatures import sign
 from service.verdicts import Answer, Pace, judge, parse_retry_after
@@ -115,7 +115,8 @@ class WebhookSender:
         at, began = self._clock(), time.monotonic()
         answer = await self._send(delivery, at)
         took = (time.monotonic() - began) * 1000
-        status, wait, why = judge(delivery, answer, self._pace, self._clock())
+        now = self._clock() if delivery.taken_at is None else delivery.taken_at
+        status, wait, why = judge(delivery, answer, self._pace, now)
         verdict = Verdict(at, answer.http_status, _error_text(answer, why), took, status, wait)
         log.info(
             "delivery_attempted",

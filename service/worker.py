@@ -33,7 +33,8 @@ from service.endings import (
 from service.hub import Hub
 from service.jobs import Job, Status
 from service.leases import Leases
-from service.ledger.base import Change, Ledger, LedgerUnavailable
+from service.ledger.base import Ledger
+from service.ledger.records import Change, LedgerUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,11 @@ class WorkerRules:
     poll_seconds: float = 5.0
     """The ledger's hints may be lost, so it is also asked this often."""
     complain_seconds: float = 10.0
-    """How often the log complains of a thread that was told to stop and has not."""
+    """How often the log complains of threads that were told to stop and have not."""
+    reap_seconds: float = 0.5
+    """How often it is looked for what time has ended."""
+    gather_seconds: float = 0.002
+    """How long a few free places wait for more, so that many jobs are claimed in one transaction."""
 
     def __post_init__(self) -> None:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
@@ -92,6 +97,8 @@ class Worker:
         self._idle_pause = 0.05
         self._loop_task: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.Task[None] | None = None
+        self._complaining: asyncio.Task[None] | None = None
+        self._reaped_at = 0.0
 
     # -- life
 
@@ -101,6 +108,7 @@ class Worker:
         await self._remove_stale_folders()
         self._ledger.watch(self._hint)
         self._heartbeat = asyncio.create_task(self._leases.beat(), name="heartbeat")
+        self._complaining = asyncio.create_task(self._complain(), name="complaints")
         self._loop_task = asyncio.create_task(self._work(), name="worker")
 
     async def stop(self, drain_seconds: float) -> None:
@@ -117,9 +125,10 @@ class Worker:
         for attempt, _ in self._running.values():
             attempt.lease.stop.request(StopReason.SHUTDOWN)
         await self._all_ended(None)
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            await asyncio.gather(self._heartbeat, return_exceptions=True)
+        for task in (self._heartbeat, self._complaining):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         self._threads.shutdown()
 
     async def _all_ended(self, seconds: float | None) -> None:
@@ -178,12 +187,40 @@ class Worker:
             # Its claims are free in the ledger, its thread may still be at work on the target: claiming now
             # could put two jobs of this process on one target.
             return min(1.0, self._rules.poll_seconds)
-        moved = await self._ledger.reap()
-        free = self._rules.concurrency - len(self._running)
+        moved = await self._reap()
+        if 0 < self._free < self._rules.concurrency // 4:
+            await asyncio.sleep(self._rules.gather_seconds)
+        free = 0 if self._draining else self._free  # draining may have begun while the ledger was asked
         taken = await self._claim(free) if free > 0 else []
         if free > 0 and len(taken) == free:
             return self._rules.poll_seconds
         return self._pause(await self._ledger.next_due(), idle=not (moved or taken), full=free <= 0)
+
+    @property
+    def _free(self) -> int:
+        return self._rules.concurrency - len(self._running)
+
+    async def _reap(self) -> int:
+        now = time.monotonic()
+        if now - self._reaped_at < self._rules.reap_seconds:
+            return 0
+        self._reaped_at = now
+        try:
+            return await self._ledger.reap()
+        except LedgerUnavailable:
+            raise
+        except Exception:  # what cannot be reaped must not keep the worker from all other jobs
+            log.exception("reap_failed")
+            return 0
+
+    async def _complain(self) -> None:
+        """A thread that does not stop keeps its lease and its claims: that must show."""
+        while True:
+            await asyncio.sleep(self._rules.complain_seconds)
+            for job_id, (attempt, _) in self._running.items():
+                reason = attempt.lease.stop.reason
+                if reason is not None and not attempt.lease.ending:
+                    log.warning("job_does_not_stop", job_id=job_id, reason=reason.value)
 
     async def _claim(self, limit: int) -> list[Job]:
         claimed_at = time.monotonic()
@@ -242,7 +279,7 @@ class Worker:
     async def _run_bound(self, attempt: Attempt) -> None:
         job, began = attempt.job, time.monotonic()
         log.info("job_started", connection=job.connection, crashes=job.crashes, token=job.fencing_token)
-        ending = await attempt.run(self._threads, self._rules.backoff, self._rules.complain_seconds)
+        ending = await attempt.run(self._threads, self._rules.backoff)
         seconds = time.monotonic() - began
         attempt.lease.ending = True
         written = await self._settle(job, ending)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import aio_pika
 import psycopg2
 import pytest
 from psycopg2 import sql
 
+from service.amqp.topology import Names
+from tests import rabbitmq
+from tests.rabbitmq import OwnRabbitMQ
 from tests.servers import (
     ServerMissingError,
     embedded_postgres,
@@ -24,9 +29,10 @@ SERVERS = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One PostgreSQL for all processes of the test runner, started before they are."""
+    """One PostgreSQL and one RabbitMQ for all processes of the test runner, started before they are."""
     if not hasattr(config, "workerinput"):
         SERVERS.enter_context(some_postgres())
+        SERVERS.enter_context(rabbitmq.some_rabbitmq())
 
 
 def pytest_unconfigure() -> None:
@@ -79,3 +85,44 @@ def _on(server: str, statement: str, database: str) -> None:
             cursor.execute(sql.SQL(statement).format(sql.Identifier(database)))
     finally:
         connection.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """The installed RabbitMQ, or the one that FLEXDB_TEST_AMQP_URL names."""
+    try:
+        return rabbitmq.installed_rabbitmq()
+    except ServerMissingError as error:
+        missing(str(error))
+        raise
+
+
+@pytest.fixture
+def amqp_name(rabbitmq_url: str) -> Iterator[str]:
+    """A FLEXDB_AMQP_NAME nobody else has; what the service makes under it is gone after the test."""
+    name = f"flexdbtest{secrets.token_hex(6)}"
+    yield name
+    asyncio.run(_delete(rabbitmq_url, Names.of(name)))
+
+
+async def _delete(url: str, names: Names) -> None:
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        for name in (names.requests, names.dead, names.events):
+            await channel.queue_delete(name)  # deleting what is not there is no error
+            await channel.exchange_delete(name)
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_node() -> Iterator[OwnRabbitMQ]:
+    try:
+        with rabbitmq.own_rabbitmq() as node:
+            yield node
+    except ServerMissingError as error:
+        missing(str(error))
+
+
+@pytest.fixture
+def own_rabbitmq(rabbitmq_node: OwnRabbitMQ) -> OwnRabbitMQ:
+    """A RabbitMQ of the module's own, running, that a test may stop and start."""
+    rabbitmq_node.start()
+    return rabbitmq_node

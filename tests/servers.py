@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -68,6 +68,11 @@ def installed_postgres() -> str:
     return url
 
 
+def debian_postgres() -> Path | None:
+    """Folder of the newest server programs that Debian's packages left here."""
+    return max(DEBIAN.glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
+
+
 @contextmanager
 def some_postgres() -> Iterator[None]:
     """See that `installed_postgres` finds a server: where none answers, Debian's programs are started by hand.
@@ -77,7 +82,7 @@ def some_postgres() -> Iterator[None]:
     try:
         installed_postgres()
     except ServerMissingError:
-        folder = max(DEBIAN.glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
+        folder = debian_postgres()
         if os.environ.get(POSTGRES_VARIABLE) or folder is None:
             yield  # the tests that need it say what is missing
             return
@@ -171,16 +176,42 @@ def own_postgres(installed: Path | None) -> Iterator[str]:
     `installed` is the folder of its programs. Everything lies in one temporary folder. Ends with the context,
     and with this process however that ends.
     """
+    with restartable_postgres(installed) as server:
+        yield server.url
+
+
+class OwnPostgres:
+    """A server of our own that can be stopped, and started again on the same port and data."""
+
+    def __init__(self, home: Path, programs: Programs, password: str) -> None:
+        self._home, self._programs, self._port = home, programs, _free_port()
+        self.url = f"postgresql://postgres:{password}@127.0.0.1:{self._port}/postgres"
+        self._running = ExitStack()
+
+    def start(self) -> None:
+        """Returns when it answers; after `stop` that is when it has recovered its data."""
+        self._running.enter_context(_tied_server(self._home, self._programs, self._port))
+        _wait_until_ready(self.url, self._home)
+
+    def stop(self) -> None:
+        """At once, as in a crash: every session ends, nothing is written any more."""
+        self._running.close()
+
+
+@contextmanager
+def restartable_postgres(installed: Path | None) -> Iterator[OwnPostgres]:
+    """As `own_postgres`, started."""
     home = Path(tempfile.mkdtemp(prefix="flexdb-postgres-"))
     try:
         programs = _prepared(home, installed)
         password = secrets.token_urlsafe(12)
         _make_cluster(home, programs, password)
-        port = _free_port()
-        url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-        with _tied_server(home, programs, port):
-            _wait_until_ready(url, home)
-            yield url
+        server = OwnPostgres(home, programs, password)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(home, ignore_errors=True)  # the server may still be writing its last words
 

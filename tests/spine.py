@@ -13,7 +13,8 @@ from typing import Any, TypeVar, cast
 from handlers.base import Claim
 from service.event import digest, join_digest
 from service.jobs import ENDED, Job, new_id
-from service.ledger.base import Accepted, Ledger, LedgerUnavailable, Rules, Submission
+from service.ledger.base import Ledger
+from service.ledger.records import Accepted, LedgerUnavailable, Rules, Submission
 from service.ledger.sqlite import SQLiteLedger
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import backups, deliveries, jobs, subscriptions
+from service.cli import backups, dead, deliveries, jobs, schedules, subscriptions
 from service.cli.exits import CommandError, Exit
 from service.cli.options import EventId, Json, Timeout, Wait
 from service.cli.output import write_error
@@ -25,6 +25,8 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(backups.app, name="backups")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(subscriptions.app, name="subscriptions")
+app.add_typer(schedules.app, name="schedules")
+app.add_typer(dead.app, name="dead")
 
 
 def run(arguments: list[str] | None = None) -> None:

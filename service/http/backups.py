@@ -18,7 +18,7 @@ from service.http.keys import PARTS
 from service.http.paging import page_response, wished_limit
 from service.http.problems import BEGUN
 from service.intake import Refused
-from service.ledger.base import BackupFilter
+from service.ledger.records import BackupFilter
 
 CHUNK = 1 << 20
 HIGHEST_LEVEL = 3

@@ -11,7 +11,7 @@ from service.http.keys import PARTS
 from service.http.paging import page_response, refuse_unknown, wished_limit
 from service.intake import Refused
 from service.jobs import iso
-from service.ledger.base import Delivery, DeliveryStatus
+from service.ledger.records import Delivery, DeliveryStatus
 
 
 def shown_url(url: str) -> str:

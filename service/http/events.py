@@ -11,15 +11,17 @@ from pydantic_core import to_json
 
 from handlers.base import Fault
 from service.access import Principal
+from service.bodies import is_json, parse
+from service.cloudevents import BATCH, STRUCTURED, from_structured
 from service.event import Event
 from service.http import problems
-from service.http.bodies import is_json, media_type, parse, read, unpacked
-from service.http.cloudevents import BATCH, STRUCTURED, from_binary, from_structured
+from service.http.bodies import media_type, read, unpacked
+from service.http.cloudevents import from_binary
 from service.http.keys import PARTS
 from service.http.waiting import wished_seconds, with_wait
 from service.intake import Refused
 from service.jobs import links, new_id
-from service.ledger.base import Accepted
+from service.ledger.records import Accepted
 
 BATCH_LIMIT = 1000
 FORM = "application/x-www-form-urlencoded"

@@ -15,7 +15,7 @@ from engines.errors import FlexError
 from engines.run import Run, StopReason
 from service import __version__
 from service.http.keys import PARTS, Parts
-from service.ledger.base import LedgerUnavailable
+from service.ledger.records import LedgerUnavailable
 
 CHECK_SECONDS = 10.0
 LEDGER_SECONDS = 5.0
@@ -46,18 +46,21 @@ async def health(request: web.Request) -> web.Response:
     states = await asyncio.gather(*(_connection(parts, name) for name in names))
     pending = await parts.ledger.pending_deliveries()
     healthy = all(state["reachable"] for state in states) and not parts.not_ready()
-    body = {
+    body: dict[str, Any] = {
         "status": "ok" if healthy else "degraded",
         "version": __version__,
         "connections": dict(zip(names, states, strict=True)),
         "jobs": await parts.ledger.counts(),
-        "pending_deliveries": pending,
+        "pending_deliveries": sum(pending.values()),
+        "deliveries": pending,
     }
+    if rabbitmq := parts.amqp():
+        body["rabbitmq"] = rabbitmq
     return web.json_response(body, status=200 if healthy else 503)
 
 
 async def _connection(parts: Parts, name: str) -> dict[str, Any]:
-    run = Run(job_id="health", token=0, workspace=Path(tempfile.gettempdir()))
+    run = Run(job_id="health", token=0, place=Path(tempfile.gettempdir()))
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             return await asyncio.to_thread(_check, parts, name, run)
@@ -90,9 +93,21 @@ async def metrics(request: web.Request) -> web.Response:
     lines += [
         "# HELP flexdb_deliveries_pending Deliveries not yet made.",
         "# TYPE flexdb_deliveries_pending gauge",
-        f"flexdb_deliveries_pending {pending}",
+        *(f'flexdb_deliveries_pending{{transport="{name}"}} {number}' for name, number in sorted(pending.items())),
+        *_rabbitmq(parts.amqp()),
         "# HELP flexdb_info The version that runs.",
         "# TYPE flexdb_info gauge",
         f'flexdb_info{{version="{__version__}"}} 1',
     ]
     return web.Response(text="\n".join(lines) + "\n", content_type="text/plain", charset="utf-8")
+
+
+def _rabbitmq(connected: dict[str, bool]) -> list[str]:
+    """Nothing where no RabbitMQ is configured: a gauge of 0 would raise an alarm."""
+    if not connected:
+        return []
+    return [
+        "# HELP flexdb_amqp_connected Whether the connection to RabbitMQ stands.",
+        "# TYPE flexdb_amqp_connected gauge",
+        *(f'flexdb_amqp_connected{{direction="{name}"}} {int(stands)}' for name, stands in sorted(connected.items())),
+    ]

@@ -15,7 +15,7 @@ from service.http.problems import BEGUN, problem
 from service.http.waiting import has_left
 from service.intake import Refused
 from service.jobs import ENDED, Job, Status, links, new_id
-from service.ledger.base import CancelOutcome, HistoryEntry, LedgerUnavailable
+from service.ledger.records import CancelOutcome, HistoryEntry, LedgerUnavailable
 
 KEEP_ALIVE_SECONDS = 15.0
 POLL_SECONDS = 2.0

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from engines.registry import EngineRegistry
 from service.access import Access
+from service.amqp.dead_letters import DeadLetters
 from service.connections import NamedConnections, NamedStores
 from service.hub import Hub
 from service.intake import Intake
@@ -32,6 +33,10 @@ class Parts:
     cancel_now: Callable[[str], bool]
     not_ready: Callable[[], list[str]]
     """Reasons why the service takes no work now; empty when it does."""
+    amqp: Callable[[], dict[str, bool]] = dict
+    """Which connections to RabbitMQ stand, `in` and `out`; empty where none is asked for."""
+    dead_letters: DeadLetters | None = None
+    """None where no RabbitMQ is configured."""
 
 
 PARTS = web.AppKey("parts", Parts)

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 
 from handlers.base import Handler
 from service import __version__
+from service.http.dead_letters import RedriveBody
 from service.http.problems import all_codes
+from service.http.schedules import ScheduleBody
 from service.jobs import STAGE
 
 
@@ -54,8 +56,9 @@ TERMINAL_OR_BATCH = {
         },
     },
 }
-_TEXT = {"type": "string"}
+_TEXT: Document = {"type": "string"}
 _OPEN: Document = {"type": "object", "additionalProperties": True}
+REDRIVE = RedriveBody.model_json_schema()
 
 
 def _object(required: Sequence[str], **properties: Document) -> Document:
@@ -96,6 +99,18 @@ _FIXED: Document = {
         error={"type": ["object", "null"]},
         links={"type": "object", "additionalProperties": _TEXT},
     ),
+    "Schedule": _object(
+        ("name", "cron", "timezone", "operation", "data", "enabled", "created_at", "updated_at"),
+        **dict.fromkeys(("name", "cron", "timezone", "operation"), _TEXT),
+        data=_OPEN,
+        enabled={"type": "boolean"},
+        next_at={"type": ["string", "null"], "format": "date-time"},
+        last_at={"type": ["string", "null"], "format": "date-time"},
+        last_job_id={"type": ["string", "null"]},
+        last_refusal={"type": ["object", "null"], "properties": dict.fromkeys(("at", "code", "detail"), _TEXT)},
+        created_at={"type": "string", "format": "date-time"},
+        updated_at={"type": "string", "format": "date-time"},
+    ),
     "Page": _object(
         ("data", "next_cursor"),
         data={"type": "array", "items": _OPEN},
@@ -118,6 +133,11 @@ _FIXED: Document = {
         **dict.fromkeys(("id", "source", "type", "subject", "time", "datacontenttype", "jobid", "causationid"), _TEXT),
         data=_OPEN,
     ),
+}
+
+_PUT_BODIES: dict[str, Document] = {
+    "/subscriptions/{name}": _object(("url",), url=_TEXT, types={"type": "array", "items": _TEXT}),
+    "/schedules/{name}": ScheduleBody.model_json_schema(),
 }
 
 
@@ -197,12 +217,12 @@ def _operation(route: RouteLike, path: str, *, schema: str | None = None, summar
             *([{"name": "Idempotency-Key", "in": "header", "schema": _TEXT}] if schema else []),
         ]
         operation["requestBody"] = {"required": True, "content": _body(schema)}
-    elif route.method == "PUT":
+    elif route.path == "/dead-letters/redrive":
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": REDRIVE}}}
+    elif route.path in _PUT_BODIES and route.method == "PUT":
         operation["requestBody"] = {
             "required": True,
-            "content": {
-                "application/json": {"schema": _object(("url",), url=_TEXT, types={"type": "array", "items": _TEXT})}
-            },
+            "content": {"application/json": {"schema": _PUT_BODIES[route.path]}},
         }
     return operation
 
@@ -241,6 +261,8 @@ def _answers(route: RouteLike, *, takes_events: bool) -> Document:
         "/backups": "Page",
         "/deliveries": "Page",
         "/subscriptions": "Page",
+        "/schedules": "Page",
+        "/schedules/{name}": "Schedule",
     }
     if route.method == "DELETE":
         return {"204": {"description": "Removed."}}
@@ -250,7 +272,10 @@ def _answers(route: RouteLike, *, takes_events: bool) -> Document:
         return {"202": ACCEPTED}
     known = kinds.get(route.path)
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{known}"}}} if known else None
-    return {"200": {"description": "Found."} | ({"content": content} if content else {})}
+    body = {"content": content} if content else {}
+    if route.method == "PUT":
+        return {"200": {"description": "Replaced."} | body, "201": {"description": "Made."} | body}
+    return {"200": {"description": "Found."} | body}
 
 
 def _operation_id(method: str, path: str) -> str:
@@ -275,12 +300,27 @@ def asyncapi_document(handlers: Operations) -> Document:
         "channels": {
             "requests": {"address": "/events", "messages": requested},
             "completions": {"address": None, "messages": told},
+            "requestsExchange": _exchange("flexdb.requests", requested),
+            "eventsExchange": _exchange("flexdb.events", told),
         },
         "operations": {
             "takeEvent": {"action": "receive", "channel": {"$ref": "#/channels/requests"}},
             "tellOutcome": {"action": "send", "channel": {"$ref": "#/channels/completions"}},
+            "takeMessage": {"action": "receive", "channel": {"$ref": "#/channels/requestsExchange"}},
+            "publishOutcome": {"action": "send", "channel": {"$ref": "#/channels/eventsExchange"}},
         },
         "components": {"schemas": schemas},
+    }
+
+
+def _exchange(name: str, messages: Document) -> Document:
+    """A topic exchange in RabbitMQ (https://github.com/asyncapi/bindings/tree/master/amqp)."""
+    exchange = {"name": name, "type": "topic", "durable": True, "autoDelete": False}
+    return {
+        "address": name,
+        "description": "Names begin with FLEXDB_AMQP_NAME; the routing key is the event's type.",
+        "messages": messages,
+        "bindings": {"amqp": {"is": "routingKey", "exchange": exchange, "bindingVersion": "0.3.0"}},
     }
 
 

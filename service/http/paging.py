@@ -9,7 +9,7 @@ from aiohttp import web
 
 from handlers.base import Fault
 from service.intake import Refused
-from service.ledger.base import Page
+from service.ledger.records import Page
 
 LONGEST_PAGE = 500
 

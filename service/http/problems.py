@@ -13,8 +13,9 @@ from aiohttp import web
 from engines.errors import ArtefactDamaged, FlexError, ObjectMissing, UnknownBackup
 from handlers.base import Fault
 from service.access import NotAuthenticated
+from service.amqp.dead_letters import AMQPUnavailable
 from service.intake import Refused
-from service.ledger.base import InvalidCursor, LedgerUnavailable
+from service.ledger.records import InvalidCursor, LedgerUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,8 @@ CODES: dict[str, str] = {
     "job_not_found": "there is no such job",
     "delivery_not_found": "there is no such delivery",
     "subscription_not_found": "there is no such subscription",
+    "dead_letter_not_found": "there is no such dead letter",
+    "schedule_not_found": "there is no such schedule",
     "method_not_allowed": "the route does not take this method",
     "unsupported_media_type": "the content type is not one the route takes",
     "too_large": "the body is larger than FLEXDB_MAX_BODY_BYTES",
@@ -45,6 +48,8 @@ CODES: dict[str, str] = {
     "job_not_retryable": "only failed and canceled jobs can be retried",
     "queue_full": "FLEXDB_QUEUE_LIMIT jobs are open",
     "ledger_unavailable": "the ledger cannot be written; nothing was accepted",
+    "rabbitmq_not_configured": "there is no RabbitMQ: FLEXDB_AMQP_URL is not set",
+    "rabbitmq_unavailable": "RabbitMQ does not answer or does not admit the service; nothing was changed",
     "bad_request": "the request cannot be read",
 }
 """Codes of refusals at the door. Codes of failed jobs are the classes of `engines.errors` and those below."""
@@ -139,6 +144,9 @@ def of_exception(error: Exception) -> web.Response | None:
         case LedgerUnavailable():
             detail = "The ledger cannot be written now; nothing was accepted. Try again."
             return problem(503, "ledger_unavailable", detail, headers={"Retry-After": "5"})
+        case AMQPUnavailable():
+            detail = f"RabbitMQ cannot be used now: {error}. Nothing was changed; see that it runs, then try again."
+            return problem(503, "rabbitmq_unavailable", detail, headers={"Retry-After": "5"})
         case InvalidCursor():
             detail = "The cursor is not one this service gave out; start without it."
             return problem(422, "invalid_request", detail, faults=[Fault("/cursor", detail)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from handlers.registry import handler_classes
-from service.http import backups, deliveries, docs, events, health, jobs, subscriptions
+from service.http import backups, dead_letters, deliveries, docs, events, health, jobs, schedules, subscriptions
 from service.http.keys import PARTS, Parts
 from service.http.openapi import asyncapi_document, document
 from service.http.problems import problems
@@ -76,6 +76,24 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/subscriptions/{name}", subscriptions.show_subscription, "Show one subscription."),
     Route("PUT", "/subscriptions/{name}", subscriptions.put_subscription, "Make or replace a subscription."),
     Route("DELETE", "/subscriptions/{name}", subscriptions.delete_subscription, "Remove a subscription."),
+    Route(
+        "GET",
+        "/dead-letters",
+        dead_letters.list_dead_letters,
+        "List messages from RabbitMQ that could not be taken.",
+        query=(("limit", "Items to show, 1 to 500; 50 by default."),),
+    ),
+    Route("GET", "/dead-letters/{id}", dead_letters.show_dead_letter, "Show one of them with its body."),
+    Route(
+        "POST",
+        "/dead-letters/redrive",
+        dead_letters.redrive_dead_letters,
+        "Send them again to where they came in; a dry run unless told to apply.",
+    ),
+    Route("GET", "/schedules", schedules.list_schedules, "List schedules."),
+    Route("GET", "/schedules/{name}", schedules.show_schedule, "Show one schedule."),
+    Route("PUT", "/schedules/{name}", schedules.put_schedule, "Make or replace a schedule."),
+    Route("DELETE", "/schedules/{name}", schedules.delete_schedule, "Remove a schedule."),
     Route("GET", "/livez", health.livez, "Does the process answer.", "open"),
     Route("GET", "/readyz", health.readyz, "Does it take work.", "open"),
     Route("GET", "/health", health.health, "Can every connection be reached."),

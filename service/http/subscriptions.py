@@ -8,12 +8,13 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from handlers.base import Fault
-from service.http.bodies import parse, read, unpacked
+from service.bodies import parse
+from service.http.bodies import read, unpacked
 from service.http.deliveries import shown_url
 from service.http.keys import PARTS
 from service.intake import Refused, faults_of
 from service.jobs import iso
-from service.ledger.base import Subscription
+from service.ledger.records import Subscription
 from service.settings import NAME
 
 Pattern = Annotated[

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from service.http.keys import PARTS, Parts
 from service.jobs import ENDED
-from service.ledger.base import LedgerUnavailable
+from service.ledger.records import LedgerUnavailable
 
 LONGEST = 300
 POLL_SECONDS = 2.0

@@ -2,229 +2,35 @@
 
 Every method is a coroutine that returns after the commit is on disk. Times are by the ledger's own clock.
 A method whose guard did not hold returns None or False: "no row came back" is an answer.
-`LedgerUnavailable` means nothing was changed.
+`LedgerUnavailable` means that nothing was changed, or that nobody knows (see there).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-from handlers.base import CatalogueChange, Claim
+from handlers.base import CatalogueChange
 from handlers.ports import CatalogueEntry
 from service.jobs import Job, Problem, Status
-
-
-class LedgerUnavailable(Exception):
-    """The ledger cannot be reached or written now (503); nothing was changed."""
-
-
-class LedgerInUse(Exception):
-    """Another process holds this SQLite ledger."""
-
-
-# ---------------------------------------------------------------- intake
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A valid event on its way in. `job_id` is used when it becomes a job of its own."""
-
-    job_id: str
-    source: str
-    event_id: str
-    operation: str
-    connection: str | None
-    data: str
-    """The request's data as JSON text."""
-    digest: str
-    join_digest: str
-    claims: tuple[Claim, ...] = ()
-    callback_url: str | None = None
-    on_conflict: str = "queue"
-    max_attempts: int = 3
-    deadline_seconds: float | None = None
-    expires_at: float | None = None
-    retry_of: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    job_id: str
-    status: Status
-    duplicate: bool = False
-    joined: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IdReused:
-    """The same (source, id) came before with another digest."""
-
-    job_id: str
-    digest: str
-    """Digest of the event accepted first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """`on_conflict: reject`, and this job is open on the same target."""
-
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class QueueFull:
-    open_jobs: int
-
-
-Acceptance = Accepted | IdReused | Busy | QueueFull
-
-
-# ---------------------------------------------------------------- life of a job
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What a renewal found for one lease."""
-
-    held: bool
-    cancel_requested: bool
-
-
-class CancelOutcome(StrEnum):
-    CANCELED = "canceled"
-    """It was queued and is canceled now."""
-    REQUESTED = "requested"
-    """It runs; the wish is noted."""
-    ENDED = "ended"
-    """It had ended before."""
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """One transition. `event` is the outgoing event it made, as JSON text, if any."""
-
-    seq: int
-    job_id: str
-    at: float
-    from_status: str | None
-    to_status: str
-    attempt: int
-    token: int
-    event_id: str | None
-    event_type: str | None
-    event: str | None
-
-
-# ---------------------------------------------------------------- deliveries
-
-
-class DeliveryStatus(StrEnum):
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    ABANDONED = "abandoned"
-    """The receiver said it wants no more, or the schedule ran out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    number: int
-    at: float
-    http_status: int | None
-    error: str | None
-    milliseconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One event on its way to one destination."""
-
-    delivery_id: str
-    job_id: str
-    event_id: str
-    event_type: str
-    kind: str
-    """`callback` or `subscription`."""
-    destination: str
-    """Name of the subscription; for a callback its host (the URL may hold a token)."""
-    url: str
-    host: str
-    body: bytes
-    status: DeliveryStatus
-    attempts: int
-    created_at: float
-    due_at: float
-    delivered_at: float | None
-    last_error: str | None
-    log: tuple[Attempt, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one attempt at a delivery came to. Exactly one of the three follows."""
-
-    attempt_at: float
-    http_status: int | None
-    error: str | None
-    milliseconds: float
-    status: DeliveryStatus
-    """PENDING: tried again after `retry_after` seconds."""
-    retry_after: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """Events whose type matches one of `types` (`*` stands for one word: `backup.*`, `*.failed`, `*`) go to `url`."""
-
-    name: str
-    url: str
-    types: tuple[str, ...]
-    created_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Items newest first, and the opaque cursor of the next page (None: this was the last)."""
-
-    items: Sequence[Any]
-    next_cursor: str | None
-
-
-class InvalidCursor(ValueError):
-    """A cursor that no page of this ledger gave out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something happened that somebody may wait for. Only a hint: it may be lost, so watchers also poll."""
-
-    kind: str
-    """`queue` (a job may be claimable), `job` (a transition of job_id), `outbox` (a delivery may be due),
-    `cancel` (a wish to cancel job_id)."""
-    job_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Settings a ledger enforces."""
-
-    queue_limit: int = 100_000
-    lease_seconds: float = 30.0
-    crash_limit: int = 10
-    callback_delay: float = 0.3
-    """Seconds between a job's end and the first try of its callback."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackupFilter:
-    connection: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    min_level: int = 0
-    listed_only: bool = False
-    undamaged_only: bool = False
+from service.ledger.records import (
+    Acceptance,
+    Accepted,
+    BackupFilter,
+    CancelOutcome,
+    Change,
+    Delivery,
+    Heartbeat,
+    HistoryEntry,
+    Page,
+    Schedule,
+    ScheduleStep,
+    Submission,
+    Subscription,
+    Transport,
+    Verdict,
+)
 
 
 class Ledger(ABC):
@@ -250,6 +56,14 @@ class Ledger(ABC):
     async def ping(self) -> None:
         """Prove the ledger can be written to; raises `LedgerUnavailable`."""
 
+    @abstractmethod
+    async def room(self) -> int:
+        """How many more jobs would be taken now; raises `LedgerUnavailable`."""
+
+    @abstractmethod
+    async def now(self) -> float:
+        """Seconds since the epoch by the ledger's clock, which all its processes share."""
+
     # -- intake
 
     @abstractmethod
@@ -259,6 +73,7 @@ class Ledger(ABC):
         Same (source, event_id) and digest: the first acceptance again, `duplicate=True`, with the job's present
         status. `join`: when an open job has the same join_digest, the event is attached to it and its callback
         added. `reject`: `Busy` when an open job holds or wants an excluding claim. Concurrent calls share a commit.
+        A repeated event's `reply` is told of the end as well, at once when the job has ended.
         """
 
     # -- the worker's side
@@ -281,6 +96,10 @@ class Ledger(ABC):
         """Extend leases, job_id → token."""
 
     @abstractmethod
+    async def tell_progress(self, job_id: str, progress: dict[str, Any]) -> None:
+        """Let other processes on this ledger know how far a job is. Nothing is stored; it may be lost."""
+
+    @abstractmethod
     async def hold(self, job_id: str, token: int, key: str) -> bool:
         """Add a shared claim to a running job; False when the lease is gone or an excluder has the key."""
 
@@ -296,8 +115,9 @@ class Ledger(ABC):
     ) -> Job | None:
         """`running → succeeded | failed | canceled`, guarded by the token.
 
-        One transaction: state, result, history with the terminal event, one delivery per callback and matching
-        subscription, catalogue changes, claims freed. None when the token no longer holds: nothing was changed.
+        One transaction: state, result, history with the terminal event, one delivery per callback, reply, matching
+        subscription and for the exchange, catalogue changes, claims freed. None when the token no longer holds:
+        nothing was changed. Concurrent calls share statements and a commit.
         """
 
     @abstractmethod
@@ -365,18 +185,25 @@ class Ledger(ABC):
     async def take_deliveries(
         self, limit: int, per_host: int, busy_hosts: Mapping[str, int], lease_seconds: float
     ) -> list[Delivery]:
-        """Due deliveries for hosts with room, oldest first; each is hidden from others for `lease_seconds`.
+        """Due deliveries by HTTP for hosts with room, oldest first; each is hidden from others for `lease_seconds`.
 
         A host gets at most `per_host` less its number in `busy_hosts`; no host can crowd out another.
         """
 
     @abstractmethod
-    async def next_delivery_due(self) -> float | None:
+    async def take_messages(self, limit: int, lease_seconds: float) -> list[Delivery]:
+        """Due deliveries by RabbitMQ, oldest first; each is hidden from others for `lease_seconds`."""
+
+    @abstractmethod
+    async def next_delivery_due(self, transport: Transport = "http") -> float | None:
         """Seconds until a pending delivery is due (0: now), None when there is none."""
 
     @abstractmethod
     async def settle_delivery(self, delivery_id: str, verdict: Verdict) -> bool:
-        """Log an attempt and set what follows; False when it was settled meanwhile."""
+        """Log an attempt and set what follows; False when it was settled meanwhile.
+
+        Concurrent calls share statements and a commit.
+        """
 
     @abstractmethod
     async def deliveries(
@@ -389,7 +216,8 @@ class Ledger(ABC):
         """Make it pending and due now, whatever it was; its attempts start anew, its log is kept."""
 
     @abstractmethod
-    async def pending_deliveries(self) -> int: ...
+    async def pending_deliveries(self) -> dict[Transport, int]:
+        """How many are on their way by each transport."""
 
     # -- subscriptions
 
@@ -402,6 +230,45 @@ class Ledger(ABC):
 
     @abstractmethod
     async def delete_subscription(self, name: str) -> bool: ...
+
+    # -- schedules
+
+    @abstractmethod
+    async def put_schedule(self, schedule: Schedule) -> bool:
+        """Create or replace, by its fields from `name` to `next_at`; True when it is new.
+
+        A replaced one that keeps cron line, time zone and `enabled` keeps its next tick, which may be due by now.
+        """
+
+    @abstractmethod
+    async def schedule(self, name: str) -> Schedule | None: ...
+
+    @abstractmethod
+    async def schedules(self) -> list[Schedule]:
+        """All of them by name."""
+
+    @abstractmethod
+    async def delete_schedule(self, name: str) -> bool: ...
+
+    @abstractmethod
+    async def due_schedules(self, limit: int) -> list[Schedule]:
+        """Those whose next tick has come, longest due first."""
+
+    @abstractmethod
+    async def next_schedule_due(self) -> float | None:
+        """Seconds until a schedule is due (0: now), None when none has a next tick."""
+
+    @abstractmethod
+    async def fire_schedule(self, step: ScheduleStep, submission: Submission) -> Acceptance | None:
+        """Accept the tick's event and move the schedule on, in one transaction.
+
+        None when the schedule was replaced, removed or moved on meanwhile, by whomever: nothing was changed.
+        An event that is not `Accepted` leaves the schedule where it is.
+        """
+
+    @abstractmethod
+    async def advance_schedule(self, step: ScheduleStep, refusal: dict[str, Any]) -> bool:
+        """Move the schedule on past a tick whose event was refused; False as None of `fire_schedule`."""
 
     # -- catalogue
 

@@ -8,7 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from service.ledger.base import InvalidCursor
+from service.ledger.records import InvalidCursor
+from service.ledger.rows import storable
 
 END = 2**62
 """Stands before the newest row when no cursor is given."""
@@ -30,10 +31,15 @@ def decode(kind: str, cursor: str, types: Sequence[type]) -> list[Any]:
         not isinstance(found, list)
         or found[:1] != [kind]
         or len(found) != len(types) + 1
-        or any(type(value) is not wanted for value, wanted in zip(found[1:], types, strict=True))
+        or any(type(value) is not wanted or _is_odd(value) for value, wanted in zip(found[1:], types, strict=True))
     ):
         raise InvalidCursor(f"This cursor is not one that the list of {kind} gave out.")
     return found[1:]
+
+
+def _is_odd(value: Any) -> bool:
+    """Text no row could hold."""
+    return isinstance(value, str) and storable(value) != value
 
 
 def before(kind: str, cursor: str | None) -> int:

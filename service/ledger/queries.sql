@@ -1,12 +1,13 @@
--- Every statement the SQLite ledger runs, by name. Values are parameters.
+-- Every statement the ledger runs, by name, written for SQLite. Values are parameters.
 -- Those with `?` take many rows at once: the VALUES group is repeated.
--- INDEXED BY stands where the planner, which keeps no statistics here, would walk through every queued job.
+-- INDEXED BY stands where SQLite's planner, which keeps no statistics here, would walk through every queued job.
+-- A comment `lock` or `skip locked` is where PostgreSQL locks the rows: other processes change them too.
 
 -- ================================================================ intake
 
 -- name: record_events
 -- Events seen for the first time; one that is there already is passed over.
-INSERT OR IGNORE INTO events (source, event_id, digest, job_id) VALUES (?, ?, ?, ?)
+INSERT INTO events (source, event_id, digest, job_id) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: record_jobs
 -- New jobs, queued and due at once.
@@ -21,11 +22,11 @@ INSERT INTO history (job_id, seq, at, from_status, to_status, attempt, token) VA
 
 -- name: record_callbacks
 -- Where terminal events go; each URL once per job.
-INSERT OR IGNORE INTO callbacks (job_id, url) VALUES (?, ?)
+INSERT INTO callbacks (job_id, url) VALUES (?, ?) ON CONFLICT DO NOTHING
 
--- name: record_joined_event
--- An event that is answered by a job of another event.
-INSERT INTO events (source, event_id, digest, job_id, joined) VALUES (:source, :event_id, :digest, :job_id, 1)
+-- name: record_joined_events
+-- Events that are answered by a job of another event.
+INSERT INTO events (source, event_id, digest, job_id, joined) VALUES (?, ?, ?, ?, 1) ON CONFLICT DO NOTHING
 
 -- name: find_event
 -- What became of an event. No status: it was recorded a moment ago, its job comes next.
@@ -36,8 +37,8 @@ WHERE events.source = :source AND events.event_id = :event_id
 -- name: joinable_job
 -- The oldest open job that asks for the same; one that is about to be canceled is left alone.
 SELECT job_id, status FROM jobs
-WHERE join_digest = :join_digest AND status IN ('queued', 'running') AND cancel_requested = 0
-ORDER BY seq LIMIT 1
+WHERE join_digest = :join_digest AND status IN ('queued', 'running') AND ended_at IS NULL AND cancel_requested = 0
+ORDER BY seq LIMIT 1 /* lock */
 
 -- name: excluding_job
 -- An open job that holds, or waits for, what a claim excludes: the holder first, then its lane, then
@@ -55,8 +56,22 @@ WHERE jobs.status = 'queued' AND jobs.claim_count > 1 AND wanted.key = :key
 LIMIT 1
 
 -- name: count_open_jobs
--- How many jobs count against the queue limit.
-SELECT count(*) AS open_jobs FROM jobs WHERE status IN ('queued', 'running')
+-- How many jobs count against the queue limit, and to which exchange events go.
+SELECT count(*) AS open_jobs, (SELECT value FROM agreements WHERE name = 'exchange') AS exchange
+FROM jobs WHERE status IN ('queued', 'running')
+
+-- name: agreement
+-- What all processes on the ledger go by.
+SELECT value FROM agreements WHERE name = :name
+
+-- name: agree
+-- From now on all go by this.
+INSERT INTO agreements (name, value) VALUES (:name, :value)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
+
+-- name: disagree
+-- Nobody goes by it any more.
+DELETE FROM agreements WHERE name = :name
 
 -- ================================================================ life of a job
 
@@ -78,7 +93,7 @@ free_lanes (lane) AS (
             AND (claims.mode = 'exclusive' OR substr(lanes.lane, 1, 1) = 'x')
     )
 )
-SELECT jobs.job_id, jobs.claim_count FROM free_lanes JOIN jobs ON jobs.seq IN (
+SELECT jobs.job_id, jobs.claim_count, jobs.claims FROM free_lanes JOIN jobs ON jobs.seq IN (
     SELECT waiting.seq FROM jobs AS waiting INDEXED BY jobs_waiting
     WHERE waiting.status = 'queued' AND waiting.lane = free_lanes.lane AND waiting.due_at <= :now
         AND (waiting.deadline_at IS NULL OR waiting.deadline_at > :now)
@@ -98,16 +113,18 @@ SELECT 1 FROM jobs, json_each(jobs.claims) AS wanted JOIN claims ON claims.key =
 WHERE jobs.job_id = :job_id AND (claims.mode = 'exclusive' OR wanted.value = 'exclusive')
 LIMIT 1
 
--- name: next_token
--- A fencing token greater than any before.
-UPDATE counters SET value = value + 1 WHERE name = 'fencing_token' RETURNING value
+-- name: next_tokens
+-- The last of so many fencing tokens, each greater than any before.
+UPDATE counters SET value = value + :number WHERE name = 'fencing_token' RETURNING value
 
--- name: start_job
--- The claim of a queued job by a worker; not `counted`: only on its way to an end.
-UPDATE jobs SET status = 'running', attempts = attempts + :counted, fencing_token = :token, worker_id = :worker_id,
-    lease_until = :lease_until,
+-- name: start_jobs
+-- Queued jobs, claimed by a worker, tokens as JSON {job: token}; not `counted`: only on their way to an end.
+UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET status = 'running', attempts = attempts + :counted,
+    fencing_token = CAST(taken.value AS BIGINT), worker_id = :worker_id, lease_until = :lease_until,
+    moves = moves + 1,
     started_at = CASE WHEN :counted > 0 THEN coalesce(started_at, :now) ELSE started_at END
-WHERE job_id = :job_id AND status = 'queued'
+FROM json_each(:tokens) AS taken
+WHERE jobs.job_id = taken.key AND jobs.status = 'queued'
 RETURNING *
 
 -- name: take_claims
@@ -129,54 +146,73 @@ SELECT 1 FROM claims WHERE key = :key AND job_id = :job_id
 
 -- name: running_job
 -- A job whose lease is held by this token.
-SELECT * FROM jobs WHERE job_id = :job_id AND fencing_token = :token AND status = 'running'
+SELECT * FROM jobs WHERE job_id = :job_id AND fencing_token = :token AND status = 'running' /* lock */
 
 -- name: renew
--- One lease, extended.
-UPDATE jobs SET lease_until = :lease_until
-WHERE job_id = :job_id AND fencing_token = :token AND worker_id = :worker_id AND status = 'running'
-RETURNING cancel_requested
+-- Leases, as JSON {job: token}, extended.
+UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET lease_until = :lease_until FROM json_each(:leases) AS held
+WHERE jobs.job_id = held.key AND jobs.fencing_token = CAST(held.value AS BIGINT) AND jobs.worker_id = :worker_id
+    AND jobs.status = 'running'
+RETURNING *
 
--- name: finish_job
--- A running job, ended by the holder of its token; no row back means that the lease is gone.
-UPDATE jobs SET status = :status, ended_at = :now, result = :result, error = :error, crashes = crashes + :crashed,
-    worker_id = NULL, lease_until = NULL
-WHERE job_id = :job_id AND fencing_token = :token AND status = 'running'
+-- name: finish_jobs
+-- Running jobs, ended by the holders of their tokens; no row back means that the lease is gone.
+UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET status = ended.status, ended_at = :now, result = ended.result,
+    error = ended.error, crashes = crashes + ended.crashed, worker_id = NULL, lease_until = NULL, moves = moves + 1
+FROM (
+    SELECT json_extract(value, '$.job_id') AS job_id, json_extract(value, '$.token') AS token,
+        json_extract(value, '$.status') AS status, json_extract(value, '$.result') AS result,
+        json_extract(value, '$.error') AS error, json_extract(value, '$.crashed') AS crashed
+    FROM json_each(:ends)
+) AS ended
+WHERE jobs.job_id = ended.job_id AND jobs.fencing_token = ended.token AND jobs.status = 'running'
 RETURNING *
 
 -- name: requeue_job
 -- A running job, back in the queue. `undone` is 1 when the attempt shall count as never made.
 UPDATE jobs SET status = 'queued', due_at = :due_at, attempts = attempts - :undone, crashes = crashes + :crashed,
-    error = coalesce(:error, error), worker_id = NULL, lease_until = NULL,
+    error = coalesce(:error, error), worker_id = NULL, lease_until = NULL, moves = moves + 1,
     started_at = CASE WHEN attempts - :undone > 0 THEN started_at END
 WHERE job_id = :job_id AND fencing_token = :token AND status = 'running'
 RETURNING *
 
 -- name: cancel_queued_job
 -- A queued job, canceled.
-UPDATE jobs SET status = 'canceled', ended_at = :now, error = :error
+UPDATE jobs SET status = 'canceled', ended_at = :now, error = :error, moves = moves + 1
 WHERE job_id = :job_id AND status = 'queued'
 RETURNING *
 
 -- name: request_cancel
 -- The wish to cancel, noted on a running job.
-UPDATE jobs SET cancel_requested = 1 WHERE job_id = :job_id AND status = 'running' RETURNING job_id
+UPDATE jobs SET cancel_requested = 1 WHERE job_id = :job_id AND status = 'running'
 
 -- name: free_claims
--- What a job held.
-DELETE FROM claims WHERE job_id = :job_id
+-- What jobs held, as a JSON array of their ids.
+DELETE FROM claims WHERE job_id IN (SELECT value FROM json_each(:job_ids))
 
--- name: record_transition
--- One more history row of a job.
+-- name: record_transitions
+-- More history rows of jobs.
 INSERT INTO history (job_id, seq, at, from_status, to_status, attempt, token, event_id, event_type, event)
-SELECT :job_id, coalesce(max(seq), 0) + 1, :at, :from_status, :to_status, :attempt, :token,
-    :event_id, :event_type, :event
-FROM history WHERE job_id = :job_id
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: job_status
+-- Where a job stands.
+SELECT status FROM jobs WHERE job_id = :job_id /* lock */
+
+-- name: terminal_event
+-- The event that ended a job.
+SELECT event_id, event_type, event FROM history
+WHERE job_id = :job_id AND to_status IN ('succeeded', 'failed', 'canceled')
 
 -- name: lost_leases
 -- Running jobs whose worker went silent.
-SELECT job_id, fencing_token, cancel_requested, crashes FROM jobs INDEXED BY jobs_lease
+SELECT job_id FROM jobs INDEXED BY jobs_lease
 WHERE status = 'running' AND lease_until <= :now ORDER BY lease_until LIMIT :limit
+
+-- name: lost_lease
+-- One of them, unless another process is at it.
+SELECT job_id, fencing_token, cancel_requested, crashes FROM jobs
+WHERE job_id = :job_id AND status = 'running' AND lease_until <= :now /* skip locked */
 
 -- name: all_leases
 -- Running jobs, whoever has them: at the start of the only process they are a dead one's.
@@ -187,11 +223,20 @@ SELECT job_id, fencing_token, cancel_requested, crashes FROM jobs WHERE status =
 SELECT job_id FROM jobs INDEXED BY jobs_deadline
 WHERE status = 'queued' AND deadline_at IS NOT NULL AND deadline_at <= :now ORDER BY deadline_at LIMIT :limit
 
+-- name: overdue_job
+-- One of them, unless another process is at it.
+SELECT job_id FROM jobs WHERE job_id = :job_id AND status = 'queued' AND deadline_at <= :now /* skip locked */
+
 -- name: expired_jobs
 -- Queued jobs that were not started by the time their event named.
 SELECT job_id FROM jobs INDEXED BY jobs_expiry
 WHERE status = 'queued' AND expires_at IS NOT NULL AND started_at IS NULL AND expires_at <= :now
 ORDER BY expires_at LIMIT :limit
+
+-- name: expired_job
+-- One of them, unless another process is at it.
+SELECT job_id FROM jobs
+WHERE job_id = :job_id AND status = 'queued' AND started_at IS NULL AND expires_at <= :now /* skip locked */
 
 -- name: next_retry
 -- When the first job that waits for its time is due.
@@ -208,7 +253,7 @@ SELECT min(moment) AS moment FROM (
     WHERE status = 'queued' AND expires_at IS NOT NULL AND started_at IS NULL
     UNION ALL
     SELECT min(lease_until) FROM jobs INDEXED BY jobs_lease WHERE status = 'running'
-)
+) AS endings
 
 -- ================================================================ what callers ask
 
@@ -258,24 +303,22 @@ INSERT INTO callbacks (job_id, url) SELECT :new_job_id, url FROM callbacks WHERE
 -- ================================================================ deliveries
 
 -- name: callbacks
--- Where a job's terminal event goes.
-SELECT url FROM callbacks WHERE job_id = :job_id
+-- Where the terminal events of jobs go, as a JSON array of their ids.
+SELECT job_id, url FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:job_ids))
 
--- name: record_delivery
--- One event for one destination.
+-- name: record_deliveries
+-- Events, each for one destination.
 INSERT INTO deliveries (
-    delivery_id, job_id, event_id, event_type, kind, destination, url, host, body, created_at, due_at
-) VALUES (
-    :delivery_id, :job_id, :event_id, :event_type, :kind, :destination, :url, :host, :body, :now, :due_at
-)
+    delivery_id, job_id, event_id, event_type, transport, kind, destination, url, host, body, created_at, due_at
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: take_deliveries
 -- Due deliveries in turn over the hosts, each host's oldest first and no more than it has room for.
 WITH RECURSIVE hosts (host) AS (
-    SELECT min(host) FROM deliveries WHERE status = 'pending'
+    SELECT min(host) FROM deliveries INDEXED BY deliveries_by_host WHERE status = 'pending' AND transport = 'http'
     UNION ALL
-    SELECT (SELECT min(waiting.host) FROM deliveries AS waiting
-        WHERE waiting.status = 'pending' AND waiting.host > hosts.host)
+    SELECT (SELECT min(waiting.host) FROM deliveries AS waiting INDEXED BY deliveries_by_host
+        WHERE waiting.status = 'pending' AND waiting.transport = 'http' AND waiting.host > hosts.host)
     FROM hosts WHERE hosts.host IS NOT NULL
 ),
 rooms (host, room) AS (
@@ -287,37 +330,49 @@ ranked AS (
     SELECT deliveries.seq, deliveries.due_at, rooms.room,
         row_number() OVER (PARTITION BY deliveries.host ORDER BY deliveries.due_at, deliveries.seq) AS turn
     FROM rooms JOIN deliveries ON deliveries.seq IN (
-        SELECT waiting.seq FROM deliveries AS waiting
-        WHERE waiting.status = 'pending' AND waiting.host = rooms.host AND waiting.due_at <= :now AND rooms.room > 0
+        SELECT waiting.seq FROM deliveries AS waiting INDEXED BY deliveries_by_host
+        WHERE waiting.status = 'pending' AND waiting.transport = 'http' AND waiting.host = rooms.host
+            AND waiting.due_at <= :now AND rooms.room > 0
         ORDER BY waiting.due_at, waiting.seq LIMIT :per_host
     )
 )
 SELECT seq FROM ranked WHERE turn <= room ORDER BY turn, due_at, seq LIMIT :limit
 
--- name: lease_delivery
--- A delivery, hidden until its lease runs out.
-UPDATE deliveries SET due_at = :due_at, leased = 1 WHERE seq = :seq AND status = 'pending' RETURNING *
+-- name: take_messages
+-- Due deliveries by RabbitMQ, oldest first.
+SELECT seq FROM deliveries WHERE status = 'pending' AND transport = 'amqp' AND due_at <= :now
+ORDER BY due_at, seq LIMIT :limit /* skip locked */
+
+-- name: lease_deliveries
+-- Deliveries, as a JSON array of their numbers, hidden until their lease runs out.
+UPDATE deliveries SET due_at = :due_at, leased = 1
+WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_each(:seqs)) AND status = 'pending' AND due_at <= :now
+RETURNING *
 
 -- name: release_deliveries
 -- What a dead process had taken is due again.
 UPDATE deliveries SET due_at = :now, leased = 0 WHERE leased = 1 AND status = 'pending'
 
 -- name: next_delivery_due
--- When the first pending delivery is due.
-SELECT min(due_at) AS due_at FROM deliveries WHERE status = 'pending'
+-- When the first pending delivery of a transport is due.
+SELECT min(due_at) AS due_at FROM deliveries WHERE status = 'pending' AND transport = :transport
 
--- name: settle_delivery
--- What an attempt came to; no row back means that it was settled meanwhile.
-UPDATE deliveries SET status = :status, attempts = attempts + 1, due_at = :due_at, leased = 0,
-    delivered_at = :delivered_at, last_error = :error
-WHERE delivery_id = :delivery_id AND status = 'pending'
-RETURNING seq
+-- name: settle_deliveries
+-- What attempts came to; no row back means that it was settled meanwhile.
+UPDATE deliveries SET status = settled.status, attempts = attempts + 1, tries = tries + 1, due_at = settled.due_at,
+    leased = 0, delivered_at = settled.delivered_at, last_error = settled.error
+FROM (
+    SELECT json_extract(value, '$.delivery_id') AS delivery_id, json_extract(value, '$.status') AS status,
+        json_extract(value, '$.due_at') AS due_at, json_extract(value, '$.delivered_at') AS delivered_at,
+        json_extract(value, '$.error') AS error
+    FROM json_each(:settlements)
+) AS settled
+WHERE deliveries.delivery_id = settled.delivery_id AND deliveries.status = 'pending'
+RETURNING seq, tries, deliveries.delivery_id
 
--- name: record_attempt
--- One line of a delivery's log.
-INSERT INTO delivery_attempts (delivery_seq, number, at, http_status, error, milliseconds)
-SELECT :seq, coalesce(max(number), 0) + 1, :at, :http_status, :error, :milliseconds
-FROM delivery_attempts WHERE delivery_seq = :seq
+-- name: record_attempts
+-- Lines of deliveries' logs.
+INSERT INTO delivery_attempts (delivery_seq, number, at, http_status, error, milliseconds) VALUES (?, ?, ?, ?, ?, ?)
 
 -- name: deliveries
 -- A page of deliveries, newest first.
@@ -331,7 +386,13 @@ ORDER BY seq DESC LIMIT :limit
 
 -- name: attempts_of
 -- The logs of the deliveries in a JSON array of their numbers.
-SELECT * FROM delivery_attempts WHERE delivery_seq IN (SELECT value FROM json_each(:seqs)) ORDER BY delivery_seq, number
+SELECT * FROM delivery_attempts WHERE delivery_seq IN (SELECT CAST(value AS BIGINT) FROM json_each(:seqs))
+ORDER BY delivery_seq, number
+
+-- name: job_of_delivery
+-- The job of a delivery, kept from being swept meanwhile.
+SELECT job_id FROM jobs
+WHERE job_id = (SELECT job_id FROM deliveries WHERE delivery_id = :delivery_id) /* lock */
 
 -- name: redeliver
 -- A delivery, to be sent again from the beginning.
@@ -340,8 +401,8 @@ WHERE delivery_id = :delivery_id
 RETURNING *
 
 -- name: pending_deliveries
--- How many deliveries are on their way.
-SELECT count(*) AS pending FROM deliveries WHERE status = 'pending'
+-- How many deliveries are on their way by each transport.
+SELECT transport, count(*) AS pending FROM deliveries WHERE status = 'pending' GROUP BY transport
 
 -- ================================================================ subscriptions
 
@@ -402,8 +463,61 @@ UPDATE backups SET damaged = 1, level = 0 WHERE backup_id = :backup_id
 
 -- name: mark_verified
 -- A backup reached a level; a lower one than before takes nothing away.
-UPDATE backups SET level = max(level, :level), damaged = CASE WHEN :level > 0 THEN 0 ELSE damaged END
+UPDATE backups SET level = CASE WHEN level < :level THEN :level ELSE level END,
+    damaged = CASE WHEN :level > 0 THEN 0 ELSE damaged END
 WHERE backup_id = :backup_id
+
+-- ================================================================ schedules
+
+-- name: schedule
+-- One schedule.
+SELECT * FROM schedules WHERE name = :name
+
+-- name: schedules
+-- All of them.
+SELECT * FROM schedules ORDER BY name
+
+-- name: put_schedule
+-- Make a schedule or give it another definition. A tick that waits to be fired is not lost by that.
+INSERT INTO schedules (
+    name, revision, cron, timezone, operation, data, enabled, next_at, created_at, updated_at
+) VALUES (:name, :revision, :cron, :timezone, :operation, :data, :enabled, :next_at, :now, :now)
+ON CONFLICT (name) DO UPDATE SET
+    revision = excluded.revision, cron = excluded.cron, timezone = excluded.timezone,
+    operation = excluded.operation, data = excluded.data, enabled = excluded.enabled,
+    next_at = CASE
+        WHEN schedules.cron = excluded.cron AND schedules.timezone = excluded.timezone
+            AND schedules.next_at < excluded.next_at THEN schedules.next_at
+        ELSE excluded.next_at
+    END,
+    last_refusal = NULL, updated_at = excluded.updated_at
+
+-- name: delete_schedule
+-- Jobs it has made stay.
+DELETE FROM schedules WHERE name = :name
+
+-- name: due_schedules
+-- Schedules whose next tick has come.
+SELECT * FROM schedules WHERE next_at <= :now ORDER BY next_at, name LIMIT :limit
+
+-- name: next_schedule_due
+-- When the first schedule is due.
+SELECT min(next_at) AS next_at FROM schedules
+
+-- name: hold_schedule
+-- A schedule that is still as it was when its step was worked out.
+SELECT name FROM schedules
+WHERE name = :name AND revision = :revision AND next_at = :from_tick /* lock */
+
+-- name: move_schedule
+-- A tick has made its event.
+UPDATE schedules SET next_at = :to_tick, last_at = :tick, last_job_id = :job_id, last_refusal = NULL
+WHERE name = :name
+
+-- name: refuse_tick
+-- A tick's event was refused.
+UPDATE schedules SET next_at = :to_tick, last_refusal = :refusal
+WHERE name = :name AND revision = :revision AND next_at = :from_tick
 
 -- ================================================================ keeping
 
@@ -413,7 +527,12 @@ SELECT job_id FROM jobs
 WHERE ended_at IS NOT NULL AND ended_at < :before AND NOT EXISTS (
     SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.job_id AND deliveries.status = 'pending'
 )
-ORDER BY ended_at LIMIT :limit
+ORDER BY ended_at LIMIT :limit /* skip locked */
+
+-- name: delivered_jobs
+-- Those of a JSON array of jobs that have nothing to deliver.
+SELECT value AS job_id FROM json_each(:job_ids) AS old
+WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.job_id = old.value AND deliveries.status = 'pending')
 
 -- name: sweep_joined_events
 -- Ids of events that had joined.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from engines.artefacts.manifest import Manifest
 from handlers.ports import CatalogueEntry
 from service.jobs import Job, Status
-from service.ledger.base import Attempt, Delivery, DeliveryStatus, HistoryEntry, Subscription
+from service.ledger.records import Attempt, Delivery, DeliveryStatus, HistoryEntry, Subscription
 
 
 class Row(Protocol):
@@ -18,11 +18,18 @@ class Row(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
+def storable(text: str | None) -> str | None:
+    """The text as every database keeps it: NUL and lone surrogates, which PostgreSQL refuses, become U+FFFD."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
 def _object(text: str | None) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def job_of(row: Row) -> Job:
+def job_of(row: Row, taken_at: float = 0.0) -> Job:
     return Job(
         job_id=row["job_id"],
         source=row["source"],
@@ -46,6 +53,7 @@ def job_of(row: Row) -> Job:
         error=_object(row["error"]),
         retry_of=row["retry_of"],
         seq=row["seq"],
+        taken_at=taken_at,
     )
 
 
@@ -64,7 +72,7 @@ def history_of(row: Row) -> HistoryEntry:
     )
 
 
-def delivery_of(row: Row, attempts: Iterable[Row] = ()) -> Delivery:
+def delivery_of(row: Row, attempts: Iterable[Row] = (), *, taken_at: float | None = None) -> Delivery:
     return Delivery(
         delivery_id=row["delivery_id"],
         job_id=row["job_id"],
@@ -82,6 +90,7 @@ def delivery_of(row: Row, attempts: Iterable[Row] = ()) -> Delivery:
         delivered_at=row["delivered_at"],
         last_error=row["last_error"],
         log=tuple(attempt_of(attempt) for attempt in attempts),
+        taken_at=taken_at,
     )
 
 
@@ -111,11 +120,11 @@ def entry_values(entry: CatalogueEntry) -> dict[str, Any]:
         "backup_id": manifest.backup_id,
         "connection": manifest.connection,
         "ended_at": manifest.ended_at.timestamp(),
-        "labels": json.dumps(manifest.labels),
+        "labels": json.dumps({name: storable(value) for name, value in manifest.labels.items()}),
         "manifest": manifest.model_dump_json(),
         "store": entry.store,
         "folder": entry.folder,
         "level": entry.level,
-        "damaged": entry.damaged,
-        "listed": entry.listed,
+        "damaged": int(entry.damaged),
+        "listed": int(entry.listed),
     }

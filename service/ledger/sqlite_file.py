@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from engines.durability import make_folder, sync
-from service.ledger.base import LedgerInUse
+from service.ledger.records import LedgerInUse
 
 
 class ProcessLock:

@@ -20,7 +20,10 @@ from typing import Any, TypeVar
 import psutil
 
 T = TypeVar("T")
-FLEXDB = Path(sys.executable).with_name("flexdb")
+FLEXDB = (str(Path(sys.executable).with_name("flexdb")), "serve")
+REPLICA = (sys.executable, "-m", "tests.replica")
+"""The same service with the handlers of `tests.replica` beside its own."""
+ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "acceptance-token-9f1c7a52"
 WEBHOOK_SECRET = "whsec_YWNjZXB0YW5jZS10ZXN0cy1zaWduaW5nLWtleS0zMmI="
 READY_SECONDS = 30.0
@@ -84,8 +87,8 @@ class Message:
 class RunningService:
     """`flexdb serve` with a home, a port and settings of its own; nothing of the caller's FLEXDB_ settings reaches it.
 
-    `wrapper` is a command line that ends in running the service in its own place (`exec`), so that the
-    process id stays the service's.
+    `command` may be `REPLICA` instead. `wrapper` is a command line that ends in running the service in its own
+    place (`exec`), so that the process id stays the service's.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class RunningService:
         settings: Mapping[str, str] | None = None,
         *,
         wrapper: tuple[str, ...] = (),
+        command: tuple[str, ...] = FLEXDB,
     ) -> None:
         self.folder = folder
         self.home = folder / "home"
@@ -110,7 +114,7 @@ class RunningService:
         self.answers: list[bytes] = []
         """Every byte the service ever answered, headers included, for the search for secrets."""
         self.port = free_port()
-        self._wrapper = wrapper
+        self._command = (*wrapper, *command)
         self._process: subprocess.Popen[bytes] | None = None
         self._strays: list[psutil.Process] = []
 
@@ -125,17 +129,32 @@ class RunningService:
         return self.home / "ledger.sqlite"
 
     @property
+    def started(self) -> bool:
+        return self._process is not None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the service was never started"
         return self._process
 
     def start(self) -> RunningService:
         """Returns when it takes events."""
+        self.launch()
+        until(self.is_ready, READY_SECONDS)
+        return self
+
+    def launch(self) -> None:
+        """Begin to start; see `is_ready`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEXDB_")}
+        environment["PYTHONPATH"] = str(ROOT)  # the tests' own programs are not installed
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._wrapper, str(FLEXDB), "serve", "--port", str(self.port)],
+                [*self._command, "--port", str(self.port)],
                 cwd=self.folder,
                 env=environment | self.settings,
                 stdin=subprocess.DEVNULL,
@@ -143,10 +162,9 @@ class RunningService:
                 stderr=log,
                 start_new_session=True,
             )
-        until(self._is_ready, READY_SECONDS)
-        return self
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether it takes events; fails when it has ended instead."""
         code = self.process.poll()
         assert code is None, f"the service ended with {code} instead of becoming ready:\n{self.last_words()}"
         try:
@@ -161,6 +179,15 @@ class RunningService:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         return tools
+
+    def suspend(self) -> None:
+        """SIGSTOP: it does nothing, and its connections stay open."""
+        self.process.send_signal(signal.SIGSTOP)
+        until(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED)
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on as if no time had passed."""
+        self.process.send_signal(signal.SIGCONT)
 
     def restart(self) -> RunningService:
         """Start again on the same home, port and settings."""

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from service.jobs import Status
-from service.ledger.base import Delivery, DeliveryStatus
+from service.ledger.records import Delivery, DeliveryStatus
 from tests.contracts.ledger_world import World, verdict
 
 SHORT = 0.3
@@ -84,7 +84,7 @@ class DeliverySuite:
         first = verdict(DeliveryStatus.PENDING, at=world.clock.now, retry_after=30.0, http=503)
         assert await world.ledger.settle_delivery(taken.delivery_id, first)
         assert await world.take() == [] and await world.ledger.next_delivery_due() == pytest.approx(30.0)
-        assert await world.ledger.pending_deliveries() == 1
+        assert await world.ledger.pending_deliveries() == {"http": 1, "amqp": 0}
         world.clock.advance(30)
         (again,) = await world.take()
         assert again.attempts == 1 and again.last_error == "answered 503" and len(again.log) == 1
@@ -101,7 +101,10 @@ class DeliverySuite:
             (1, 503, "answered 503"),
             (2, 200, None),
         ]
-        assert await world.ledger.pending_deliveries() == 0 and await world.ledger.next_delivery_due() is None
+        assert (
+            await world.ledger.pending_deliveries() == {"http": 0, "amqp": 0}
+            and await world.ledger.next_delivery_due() is None
+        )
 
     async def test_an_unknown_delivery_cannot_be_settled_or_sent_again(self, world: World) -> None:
         assert not await world.ledger.settle_delivery("nothing", verdict(DeliveryStatus.DELIVERED))

@@ -9,7 +9,8 @@ import pytest
 
 from handlers.base import Claim
 from service.jobs import Status, new_id
-from service.ledger.base import Accepted, Busy, Change, IdReused, Ledger, QueueFull, Rules
+from service.ledger.base import Ledger
+from service.ledger.records import Accepted, Busy, Change, IdReused, QueueFull, Rules
 from tests.contracts.ledger_world import World, submission
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from handlers.base import Published, Verified
 from service.jobs import Status
-from service.ledger.base import Accepted, BackupFilter, DeliveryStatus, InvalidCursor
+from service.ledger.records import Accepted, BackupFilter, DeliveryStatus, InvalidCursor
 from tests.contracts.ledger_world import World, entry, submission, verdict
 
 

@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from service.ledger.base import Ledger, Rules
+from service.ledger.base import Ledger
+from service.ledger.records import Rules
 from tests.contracts.ledger_delivery_suite import DeliverySuite
 from tests.contracts.ledger_intake_suite import IntakeSuite
 from tests.contracts.ledger_job_suite import JobSuite
 from tests.contracts.ledger_keeping_suite import KeepingSuite
+from tests.contracts.ledger_schedule_suite import ScheduleSuite
 from tests.contracts.ledger_world import FakeClock, OpenLedger, World
 
 
-class LedgerSuite(IntakeSuite, JobSuite, DeliverySuite, KeepingSuite):
+class LedgerSuite(IntakeSuite, JobSuite, DeliverySuite, KeepingSuite, ScheduleSuite):
     @pytest.fixture
     def open_ledger(self) -> OpenLedger:
         raise NotImplementedError
@@ -25,7 +27,12 @@ class LedgerSuite(IntakeSuite, JobSuite, DeliverySuite, KeepingSuite):
         raise NotImplementedError
 
     @pytest.fixture
-    async def world(self, open_ledger: OpenLedger) -> AsyncIterator[World]:
+    def shared(self) -> bool:
+        """Whether other processes may be on the ledger: then only time tells that one is dead."""
+        return False
+
+    @pytest.fixture
+    async def world(self, open_ledger: OpenLedger, shared: bool) -> AsyncIterator[World]:
         worlds: list[World] = []
         clock = FakeClock()
 
@@ -35,6 +42,9 @@ class LedgerSuite(IntakeSuite, JobSuite, DeliverySuite, KeepingSuite):
                 await worlds[-1].ledger.close()
             chosen = rules or (worlds[-1].rules if worlds else Rules())
             worlds.append(World(await open_ledger(clock, chosen), clock, chosen, reopen))
+            if shared and len(worlds) > 1:
+                clock.advance(60)
+                await worlds[-1].ledger.reap()
             return worlds[-1]
 
         yield await reopen()

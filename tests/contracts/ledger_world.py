@@ -13,7 +13,10 @@ from handlers.base import Claim
 from handlers.ports import CatalogueEntry
 from service.event import canonical, digest, join_digest
 from service.jobs import Job, Status, new_id
-from service.ledger.base import Accepted, Delivery, DeliveryStatus, Ledger, Rules, Submission, Verdict
+from service.ledger.base import Ledger
+from service.ledger.queries import sql
+from service.ledger.records import Accepted, Delivery, DeliveryStatus, Rules, Submission, Verdict
+from service.ledger.sql_ledger import SQLLedger
 
 OpenLedger = Callable[..., Awaitable[Ledger]]
 """`await open_ledger(clock, rules)`: one more ledger on the same store; the one before counts as dead."""
@@ -121,6 +124,12 @@ class World:
         done = await self.ledger.finish_job(job.job_id, job.fencing_token, status)
         assert done is not None
         return done
+
+    async def forbid_moves(self, job_id: str) -> None:
+        """From now on every move of a running job fails: the history row it would write is there already."""
+        assert isinstance(self.ledger, SQLLedger)
+        row = (job_id, 3, self.clock.now, "running", "queued", 1, 1, None, None, None)
+        await self.ledger._write(lambda tx: tx.insert(sql.record_transitions, [row]))
 
     async def job(self, job_id: str) -> Job:
         found = await self.ledger.job(job_id)

@@ -181,6 +181,7 @@ async def open_doors(
     extra: Mapping[str, Handler[Any]] | None = None,
     reasons: list[str] | None = None,
     max_body_bytes: int = 1 << 20,
+    amqp: Callable[[], dict[str, bool]] = dict,
 ) -> Doors:
     """Everything but worker and outbox over an open ledger. `extra` handlers come on top of the real ones."""
     engines = EngineRegistry.default()
@@ -210,5 +211,6 @@ async def open_doors(
         max_body_bytes=max_body_bytes,
         cancel_now=cancel_now,
         not_ready=lambda: list(reasons or []),
+        amqp=amqp,
     )
     return Doors(await make_client(make_app(parts)), ledger, parts, storage, canceled)

@@ -38,6 +38,21 @@ def event(kind: str, **data: Any) -> dict[str, Any]:
     }
 
 
+LETTER: dict[str, Any] = {
+    "id": "4f1c0a5be2d96c37",
+    "message_id": "order-7",
+    "type": "backup.requested",
+    "operation": "backup",
+    "exchange": "flexdb.requests",
+    "routing_key": "backup.requested",
+    "reason": "unknown_connection",
+    "detail": "There is no connection 'shop'.",
+    "status": 422,
+    "dead_at": "2025-11-21T12:00:00.000Z",
+    "bytes": 22,
+    "content_type": "application/json",
+    "headers": {"authorization": "***"},
+}
 STARTED = event("backup.started", status="running", attempts=1)
 PROGRESSED = event(
     "backup.progressed",
@@ -100,6 +115,8 @@ class FakeService:
     problem: tuple[int, dict[str, Any]] | None = None
     """What every POST to /hooks is refused with."""
     stored: bytes = STORED
+    redrive: dict[str, Any] = field(default_factory=dict)
+    """What the answer to a redrive has beside, or instead of, one letter."""
     requests: list[tuple[str, str, dict[str, str], str]] = field(default_factory=list)
     url: str = ""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -166,6 +183,15 @@ class FakeService:
     async def _download(self, request: web.Request) -> web.Response:
         return web.Response(body=self.stored, content_type="application/octet-stream")
 
+    async def _dead_letters(self, request: web.Request) -> web.Response:
+        if request.method == "POST":
+            applied = (await request.json())["apply"]
+            answer = {"applied": applied, "left": [], "not_found": [], "more": False}
+            return web.json_response(answer | {"redriven" if applied else "would_redrive": [LETTER]} | self.redrive)
+        if "id" in request.match_info:
+            return web.json_response(LETTER | {"body": '{"connection": "shop"}\n', "body_encoding": "utf-8"})
+        return web.json_response({"data": [LETTER], "more": True})
+
     async def _subscriptions(self, request: web.Request) -> web.Response:
         if request.method == "DELETE":
             return web.Response(status=204)
@@ -176,6 +202,24 @@ class FakeService:
             "created_at": "2025-11-21T12:00:00Z",
         }
         return web.json_response({"data": [item]} if request.method == "GET" else item)
+
+    async def _schedules(self, request: web.Request) -> web.Response:
+        if request.method == "DELETE":
+            return web.Response(status=204)
+        item = {
+            "name": "nightly",
+            "cron": "0 3 * * *",
+            "timezone": "Europe/Berlin",
+            "operation": "backup",
+            "data": {"connection": "shop"},
+            "enabled": True,
+            "next_at": "2025-11-22T02:00:00.000Z",
+            "last_at": "2025-11-21T02:00:00.000Z",
+            "last_job_id": JOB,
+            "last_refusal": {"at": "2025-11-20T02:00:00.000Z", "code": "invalid_request", "detail": "Why."},
+        }
+        listing = request.method == "GET" and request.path == "/schedules"
+        return web.json_response({"data": [item]} if listing else item)
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._record])
@@ -190,8 +234,13 @@ class FakeService:
         app.router.add_post("/deliveries/{id}/redeliver", self._act)
         app.router.add_get("/backups/{id}", self._backup)
         app.router.add_get("/backups/{id}/download", self._download)
+        app.router.add_get("/dead-letters", self._dead_letters)
+        app.router.add_get("/dead-letters/{id}", self._dead_letters)
+        app.router.add_post("/dead-letters/redrive", self._dead_letters)
         app.router.add_route("*", "/subscriptions", self._subscriptions)
         app.router.add_route("*", "/subscriptions/{name}", self._subscriptions)
+        app.router.add_route("*", "/schedules", self._schedules)
+        app.router.add_route("*", "/schedules/{name}", self._schedules)
         return app
 
 

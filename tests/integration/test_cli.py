@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import FreshDatabase
 from tests.integration.fake_service import (
     BACKUP_ID,
     CANCELED,
     COMPLETED,
     FAILED,
     JOB,
+    LETTER,
     MANIFEST,
     PROGRESSED,
     STARTED,
@@ -301,6 +303,97 @@ async def test_subscriptions_are_put_listed_and_removed(flexdb: CommandLine, ser
     assert (await flexdb("subscriptions", "delete", "n8n")).code == 0
 
 
+async def test_dead_letters_are_listed_and_shown(flexdb: CommandLine, service: FakeService) -> None:
+    listed = await flexdb("dead", "--limit", "7")
+    assert listed.code == 0, listed.err
+    heading, row = listed.out.splitlines()
+    assert heading.split("\t")[:3] == ["id", "dead_at", "reason"]
+    assert row.split("\t")[0] == LETTER["id"]
+    assert "there are more" in listed.err
+    assert service.requests[-1][1] == "/dead-letters?limit=7"
+    assert (await flexdb("dead", "list", "--json")).json == [LETTER]
+    shown = await flexdb("dead", "show", LETTER["id"])
+    assert "detail\tThere is no connection 'shop'." in shown.out
+    assert shown.out.rstrip().endswith('body:\n{"connection": "shop"}')
+    assert (await flexdb("dead", "show", "x", "--json")).json["body_encoding"] == "utf-8"
+
+
+async def test_a_redrive_is_dry_until_told_to_apply_and_says_how(flexdb: CommandLine, service: FakeService) -> None:
+    dry = await flexdb("dead", "redrive", "--reason", "two words", "--limit", "5")
+    assert dry.code == 0, dry.err
+    assert LETTER["id"] in dry.out
+    assert "nothing was sent; to do it: flexdb dead redrive --reason 'two words' --limit 5 --apply" in dry.err
+    done = await flexdb("dead", "redrive", "--reason", "two words", "--limit", "5", "--apply")
+    assert done.code == 0
+    assert "nothing was sent" not in done.err
+    asked = {"reason": "two words", "limit": 5}
+    assert service.bodies("/dead-letters/redrive") == [asked | {"apply": False}, asked | {"apply": True}]
+    await flexdb("dead", "redrive", "a", "b", "--json")
+    await flexdb("dead", "redrive", "--all", "--apply", "--json")
+    assert service.bodies("/dead-letters/redrive")[2:] == [
+        {"ids": ["a", "b"], "apply": False},
+        {"all": True, "apply": True},
+    ]
+
+
+async def test_a_redrive_that_leaves_letters_ends_with_one_and_says_why(
+    flexdb: CommandLine, service: FakeService
+) -> None:
+    service.redrive = {"left": [LETTER | {"why": "No queue is bound."}]}
+    done = await flexdb("dead", "redrive", "--all", "--apply")
+    assert done.code == 1
+    assert f"{LETTER['id']}\tNo queue is bound." in done.out
+    service.redrive = {"would_redrive": [], "not_found": ["gone"]}
+    done = await flexdb("dead", "redrive", "gone")
+    assert done.code == 1
+    assert "gone: there is no such dead letter" in done.err
+    assert "to do it" not in done.err
+
+
+@pytest.mark.parametrize("words", [(), ("id", "--all"), ("--reason", "x", "--all"), ("id", "--reason", "x")])
+async def test_a_redrive_of_nobody_knows_what_is_not_sent(
+    flexdb: CommandLine, service: FakeService, words: tuple[str, ...]
+) -> None:
+    done = await flexdb("dead", "redrive", *words, "--apply")
+    assert done.code == 2
+    assert "--reason REASON or --all" in done.err
+    assert service.bodies("/dead-letters/redrive") == []
+
+
+async def test_schedules_are_put_with_the_data_of_their_event(flexdb: CommandLine, service: FakeService) -> None:
+    words = ("nightly", "backup", "connection=shop", "verify=3", "labels.by=cron", "--cron", "0 3 * * *")
+    done = await flexdb("schedules", "put", *words, "--timezone", "Europe/Berlin")
+    assert (done.code, done.out) == (0, "nightly asks for backup next at 2025-11-22T02:00:00.000Z\n"), done.err
+    data = {"connection": "shop", "verify": 3, "labels": {"by": "cron"}}
+    asked = {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "operation": "backup", "data": data, "enabled": True}
+    assert service.bodies("/schedules/nightly") == [asked]
+    given = json.dumps(data)
+    done = await flexdb(
+        "schedules", "put", "x", "check", "--cron", "* * * * *", "--data", "-", "--disabled", given=given
+    )
+    assert (done.code, done.out) == (0, "x is kept, disabled\n"), done.err
+    asked = {"cron": "* * * * *", "timezone": "UTC", "operation": "check", "data": data, "enabled": False}
+    assert service.bodies("/schedules/x") == [asked]
+
+
+async def test_a_schedule_without_a_cron_line_is_not_sent(flexdb: CommandLine, service: FakeService) -> None:
+    done = await flexdb("schedules", "put", "nightly", "backup", "connection=shop")
+    assert (done.code, "--cron" in done.err, service.requests) == (2, True, [])
+
+
+async def test_schedules_are_listed_shown_and_removed(flexdb: CommandLine, service: FakeService) -> None:
+    heading, line = (await flexdb("schedules")).out.splitlines()
+    assert heading.startswith("name\tcron\ttimezone\toperation\tenabled\tnext_at")
+    assert line.startswith("nightly\t0 3 * * *\tEurope/Berlin\tbackup\tyes\t2025-11-22T02:00:00.000Z\t")
+    assert line.endswith(f"\t{JOB}\tinvalid_request")
+    assert (await flexdb("schedules", "list", "--json")).json[0]["name"] == "nightly"
+    assert "last_refusal\t{" in (await flexdb("schedules", "show", "nightly")).out
+    assert (await flexdb("schedules", "show", "nightly", "--json")).json["data"] == {"connection": "shop"}
+    done = await flexdb("schedules", "remove", "nightly")
+    assert (done.code, done.out) == (0, "nightly is removed\n")
+    assert [method for method, _, _, _ in service.requests][-1] == "DELETE"
+
+
 async def test_a_setting_of_the_wrong_kind_is_said_without_its_value(flexdb: CommandLine) -> None:
     flexdb.environment["FLEXDB_PORT"] = "hush-hush"
     done = await flexdb("jobs")
@@ -341,6 +434,42 @@ async def test_doctor_is_content_with_a_running_service_and_a_sqlite_connection(
     states = {(item["area"], item["name"]): item["state"] for item in done.json["findings"]}
     assert done.code == 0, done.out
     assert states["service", "token"] == states["service", "clock"] == states["connections", "shop"] == "ok"
+
+
+async def test_doctor_looks_at_the_servers_a_cluster_stands_on(
+    flexdb: CommandLine, postgres15_url: str, fresh_database: FreshDatabase, rabbitmq_url: str, amqp_name: str
+) -> None:
+    ledger = fresh_database(postgres15_url)
+    flexdb.environment |= {
+        "FLEXDB_LEDGER_URL": ledger,
+        "FLEXDB_AMQP_URL": rabbitmq_url,
+        "FLEXDB_AMQP_NAME": amqp_name,
+    }
+    done = await flexdb("doctor", "--json")
+    found = {item["name"]: item for item in done.json["findings"] if item["area"] == "servers"}
+    assert found["ledger"]["state"] == found["rabbitmq"]["state"] == "ok", found
+    assert "made at the first start" in found["ledger"]["detail"] and "PostgreSQL 15" in found["ledger"]["detail"]
+    assert "made at the first start" in found["rabbitmq"]["detail"], "looking declares nothing"
+
+
+async def test_doctor_says_which_server_of_a_cluster_is_away_without_a_password(flexdb: CommandLine) -> None:
+    flexdb.environment |= {
+        "FLEXDB_LEDGER_URL": "postgresql://u:hush-hush@127.0.0.1:1/x",
+        "FLEXDB_AMQP_URL": "amqp://u:hush-hush@127.0.0.1:1/",
+    }
+    done = await flexdb("doctor", "--json")
+    assert done.code == 1 and "hush-hush" not in done.out + done.err
+    found = {item["name"]: item for item in done.json["findings"] if item["area"] == "servers"}
+    assert found["ledger"]["state"] == found["rabbitmq"]["state"] == "fails"
+    assert all(item["mend"] and "127.0.0.1:1" in item["detail"] for item in found.values())
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "amqp://user:pa/ss@127.0.0.1/", "amqp:"])
+async def test_an_address_of_rabbitmq_that_cannot_be_read_is_told_at_start(flexdb: CommandLine, url: str) -> None:
+    flexdb.environment["FLEXDB_AMQP_URL"] = url
+    done = await flexdb("serve", "--port", "0")
+    assert done.code == 1 and "percent-encode" in done.err, done.err
+    assert "pa/ss" not in done.err
 
 
 async def test_help_comes_at_once(flexdb: CommandLine) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from service.amqp.dead_letters import DeadLetters
+from service.amqp.topology import Names
 from service.http.problems import CODES
 from service.jobs import Status
+from tests.integration.dead_letter_world import some_broker, with_dead_letters
 from tests.integration.real_service import STRUCTURED, TOKEN, Answer, Running, running, signed
 
 Ask = Callable[[Running], Awaitable[Answer]]
@@ -103,6 +106,11 @@ async def _(service: Running) -> Answer:
     return await service.ask("POST", "/deliveries/nothing/redeliver")
 
 
+@reaches("schedule_not_found", 404)
+async def _(service: Running) -> Answer:
+    return await service.ask("DELETE", "/schedules/nothing")
+
+
 @reaches("subscription_not_found", 404)
 async def _(service: Running) -> Answer:
     return await service.ask("DELETE", "/subscriptions/nothing")
@@ -171,6 +179,24 @@ async def _(service: Running) -> Answer:
 @reaches("bad_request", 400)
 async def _(service: Running) -> Answer:
     return await service.ask("POST", "/hooks/check", b"not gzip", JSON | {"Content-Encoding": "gzip"})
+
+
+@reaches("rabbitmq_not_configured", 404)
+async def _(service: Running) -> Answer:
+    return await service.ask("GET", "/dead-letters")
+
+
+@reaches("rabbitmq_unavailable", 503)
+async def _(service: Running) -> Answer:
+    nowhere = DeadLetters("amqp://guest:guest@127.0.0.1:1/", Names.of("flexdb"))
+    async with with_dead_letters(service, nowhere) as reading:
+        return await reading.ask("GET", "/dead-letters")
+
+
+@reaches("dead_letter_not_found", 404)
+async def _(service: Running) -> Answer:
+    async with some_broker() as broker, with_dead_letters(service, broker.letters) as reading:
+        return await reading.ask("GET", "/dead-letters/nothing")
 
 
 @reaches("target_busy", 409)

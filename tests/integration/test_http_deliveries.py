@@ -7,7 +7,7 @@ import json
 import pytest
 
 from service.http.deliveries import shown_url
-from service.ledger.base import DeliveryStatus, Verdict
+from service.ledger.records import DeliveryStatus, Verdict
 from tests.integration.doors import Doors
 
 CALLBACK = "https://user:secret@n8n.example:5678/webhook-waiting/7%2F8?signature=THE-TOKEN/backup"

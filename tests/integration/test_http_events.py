@@ -562,3 +562,9 @@ async def _soon_claimed(doors: Doors) -> Any:
         return await doors.ledger.claim("tests", 1)
 
     return (await until(look))[0]
+
+
+@pytest.mark.parametrize("data", [{"connection": "a\0b"}, {"\0": 1}, {"labels": {"a": ["\0"]}}, {"backup_id": "a\0b"}])
+async def test_the_character_that_not_every_ledger_holds_is_refused(doors: Doors, data: dict[str, Any]) -> None:
+    answer = await doors.hook("verification", data)
+    assert (answer.status, answer.code) == (422, "invalid_request")

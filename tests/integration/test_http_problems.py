@@ -89,7 +89,25 @@ async def test_metrics_count_jobs_and_deliveries(doors: Doors) -> None:
     answer = await doors.ask("GET", "/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain")
     assert 'flexdb_jobs{status="queued"} 1\n' in answer.text
-    assert "flexdb_deliveries_pending 0\n" in answer.text
+    assert 'flexdb_deliveries_pending{transport="http"} 0\n' in answer.text
+    assert "flexdb_amqp_connected" not in answer.text
+
+
+async def test_metrics_and_health_tell_webhooks_from_messages(opened: OpenDoors) -> None:
+    doors = await opened(rules={"exchange": "flexdb.events"}, amqp=lambda: {"in": True, "out": False})
+    await doors.accepted(data={"connection": "shop", "callback_url": "https://example.org/hook"})
+    await doors.finished(await doors.claimed())
+    health = (await doors.ask("GET", "/health")).json
+    assert (health["pending_deliveries"], health["deliveries"]) == (3, {"http": 1, "amqp": 2})
+    assert health["rabbitmq"] == {"in": True, "out": False}
+    text = (await doors.ask("GET", "/metrics")).text
+    assert 'flexdb_deliveries_pending{transport="amqp"} 2\n' in text
+    assert 'flexdb_deliveries_pending{transport="http"} 1\n' in text
+    assert 'flexdb_amqp_connected{direction="in"} 1\nflexdb_amqp_connected{direction="out"} 0\n' in text
+
+
+async def test_health_is_silent_about_a_rabbitmq_that_nobody_configured(doors: Doors) -> None:
+    assert "rabbitmq" not in (await doors.ask("GET", "/health")).json
 
 
 async def test_a_refused_request_is_not_logged_as_a_failure(

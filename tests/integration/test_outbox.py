@@ -21,7 +21,8 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from service.jobs import Status
-from service.ledger.base import Change, Delivery, DeliveryStatus, Ledger, Verdict
+from service.ledger.base import Ledger
+from service.ledger.records import Change, Delivery, DeliveryStatus, Verdict
 from service.ledger.sqlite import SQLiteLedger
 from service.outbox import Outbox
 from service.outgoing import OutgoingPolicy

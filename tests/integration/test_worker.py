@@ -20,6 +20,7 @@ from service.endings import Backoff
 from service.hub import Hub
 from service.jobs import Job, Status, new_id
 from service.ledger.base import Ledger
+from service.ledger.records import Rules
 from service.ledger.sqlite import SQLiteLedger
 from service.worker import Worker, WorkerRules
 from tests.spine import Trouble, accept, ended, holds, job_now, open_ledger, until
@@ -153,6 +154,27 @@ async def test_a_job_runs_in_a_private_folder_and_its_result_is_kept(ledger: SQL
     assert list((tmp_path / "work").iterdir()) == []
     assert await terminal_types(ledger, job_id) == ["scripted.completed"]
     assert handler.runs[0].application_name == f"flexdb/{job_id}/{job.fencing_token}"
+
+
+async def test_a_job_that_asks_for_no_folder_gets_none(ledger: SQLiteLedger, tmp_path: Path) -> None:
+    seen: list[list[Path]] = []
+    handler = Scripted(lambda _request, _run: seen.append(list((tmp_path / "work").iterdir())))
+    async with working(ledger, handler, tmp_path):
+        await ended(ledger, await accept(ledger, "scripted"))
+    assert seen == [[]]
+
+
+async def test_the_time_a_job_sees_is_the_ledgers(tmp_path: Path) -> None:
+    """What it dates, such as a backup, is compared with what other machines dated."""
+    seen: list[float] = []
+    handler = Scripted(lambda _request, run: seen.append(run.now().timestamp()))
+    hours_off = 5 * 3600.0
+    ledger = SQLiteLedger(tmp_path / "ledger.sqlite", Rules(), lambda: time.time() - hours_off)
+    await ledger.open()
+    async with working(ledger, handler, tmp_path):
+        await ended(ledger, await accept(ledger, "scripted"))
+    await ledger.close()
+    assert abs(seen[0] - (time.time() - hours_off)) < 60
 
 
 async def test_an_error_that_may_pass_is_tried_again_until_it_has_passed(ledger: SQLiteLedger, tmp_path: Path) -> None:

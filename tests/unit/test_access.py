@@ -188,3 +188,9 @@ def test_whatever_a_stranger_shows_is_an_answer(headers: dict[str, str], body: b
     access = Access(TOKEN, {"n8n": f"standard:{FIRST}"}, clock=lambda: AT)
     shown = CIMultiDict({name: value.encode("utf-8", "replace").decode() for name, value in headers.items()})
     code_of(lambda: access.expect_credentials(shown) or access.by_signature(shown, body))
+
+
+@pytest.mark.parametrize("name", ["admin", "schedules", "rabbitmq"])
+def test_no_signer_may_bear_the_name_of_a_principal_of_our_own(name: str) -> None:
+    with pytest.raises(InvalidSource, match="choose another"):
+        Access("token", {name: "standard:whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})

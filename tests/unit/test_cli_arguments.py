@@ -167,7 +167,7 @@ def test_settings_are_shown_without_secrets() -> None:
         ({"webhook_secret": SecretStr("whsec_short")}, "FLEXDB_WEBHOOK_SECRET"),
         ({"webhook_jwt_secret": SecretStr("x" * 31)}, "FLEXDB_WEBHOOK_JWT_SECRET"),
         ({"sources": {"n8n": SecretStr("whsec_abc")}}, "FLEXDB_SOURCES__N8N"),
-        ({"ledger_url": "postgresql://x/y"}, "FLEXDB_LEDGER_URL"),
+        ({"ledger_url": SecretStr("mysql://x/y")}, "FLEXDB_LEDGER_URL"),
     ],
 )
 def test_settings_that_cannot_work_are_found(given_settings: dict[str, Any], name: str) -> None:

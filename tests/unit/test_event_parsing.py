@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.bodies import parse
+from service.cloudevents import from_structured
 from service.event import Event
-from service.http.bodies import parse
-from service.http.cloudevents import from_binary, from_structured
+from service.http.cloudevents import from_binary
 from service.http.waiting import wished_seconds
 from service.intake import Refused
 

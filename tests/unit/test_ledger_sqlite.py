@@ -18,9 +18,9 @@ import pytest
 from handlers.base import Claim
 from service.jobs import Status
 from service.ledger import sqlite as sqlite_ledger
-from service.ledger.base import Accepted, LedgerInUse, LedgerUnavailable, Rules
 from service.ledger.migrations import known, statements
 from service.ledger.queries import Queries, sql
+from service.ledger.records import Accepted, LedgerInUse, LedgerUnavailable, Rules
 from service.ledger.sqlite import SQLiteLedger
 from service.ledger.sqlite_file import connect_reader, connect_writer
 from tests.contracts.ledger_world import submission
@@ -56,7 +56,7 @@ def child(script: str, *arguments: str) -> subprocess.Popen[str]:
 ACCEPT_FOREVER = """
     import asyncio, sys, structlog, logging
     from pathlib import Path
-    from service.ledger.base import Rules
+    from service.ledger.records import Rules
     from service.ledger.sqlite import SQLiteLedger
     from tests.contracts.ledger_world import submission
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -118,7 +118,7 @@ async def test_files_can_be_read_by_their_owner_only(ledger: SQLiteLedger, path:
 FULL_DISK = """
     import asyncio, resource, sys, structlog, logging
     from pathlib import Path
-    from service.ledger.base import Accepted, LedgerUnavailable, Rules
+    from service.ledger.records import Accepted, LedgerUnavailable, Rules
     from service.ledger.sqlite import SQLiteLedger
     from tests.contracts.ledger_world import submission
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -207,7 +207,7 @@ async def test_a_closed_ledger_is_unavailable(path: Path) -> None:
 HOLD_OPEN = """
     import asyncio, sys
     from pathlib import Path
-    from service.ledger.base import Rules
+    from service.ledger.records import Rules
     from service.ledger.sqlite import SQLiteLedger
 
     async def main():
@@ -364,7 +364,7 @@ async def test_claiming_past_ten_thousand_jobs_of_a_busy_target_stays_quick(ledg
 
     db = connect_reader(ledger.path)
     db.set_progress_handler(count, 100)
-    rows = db.execute(sql.claimable_jobs, {"now": 1e12, "limit": 4}).fetchall()
+    rows = db.execute(sql.claimable_jobs.sqlite, {"now": 1e12, "limit": 4}).fetchall()
     db.close()
     assert [row["job_id"] for row in rows] == [free.job_id]
     assert steps < 20, f"{steps} times 100 steps: the query walks through the busy target's jobs"
@@ -372,9 +372,9 @@ async def test_claiming_past_ten_thousand_jobs_of_a_busy_target_stays_quick(ledg
 
 async def test_taking_deliveries_past_ten_thousand_of_one_host_stays_quick(ledger: SQLiteLedger) -> None:
     pending = """
-        INSERT INTO deliveries (delivery_id, job_id, event_id, event_type, kind, destination, url, host, body,
-            created_at, due_at)
-        VALUES (?, 'j', 'e', 't', 'callback', 'd', 'u', ?, x'', 0, 0)
+        INSERT INTO deliveries (delivery_id, job_id, event_id, event_type, transport, kind, destination, url, host,
+            body, created_at, due_at)
+        VALUES (?, 'j', 'e', 't', 'http', 'callback', 'd', 'u', ?, x'', 0, 0)
     """
     rows = [(f"d{n}", "slow" if n < 10_000 else "quick") for n in range(10_001)]
     db = connect_writer(ledger.path)
@@ -390,7 +390,7 @@ async def test_taking_deliveries_past_ten_thousand_of_one_host_stays_quick(ledge
 
     db.set_progress_handler(count, 100)
     wanted = {"now": 1.0, "limit": 20, "per_host": 16, "busy_hosts": "{}"}
-    taken = db.execute(sql.take_deliveries, wanted).fetchall()
+    taken = db.execute(sql.take_deliveries.sqlite, wanted).fetchall()
     db.close()
     assert len(taken) == 17
     assert steps < 40, f"{steps} times 100 steps: the query walks through one host's deliveries"

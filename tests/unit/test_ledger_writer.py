@@ -22,7 +22,7 @@ class ContestedLock:
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             with self._lock:
-                self._writer._acceptances = list(self._writer._acceptances)
+                self._writer._items = {bulk: list(many) for bulk, many in self._writer._items.items()}
                 self._writer._operations = list(self._writer._operations)
         self._lock.acquire()
 

@@ -11,6 +11,7 @@ from engines.errors import TargetProtected
 from engines.registry import EngineRegistry
 from service.connections import NamedConnections
 from service.home import Home
+from service.ledger.postgres_address import places
 
 ENGINES = EngineRegistry.default()
 
@@ -57,3 +58,18 @@ def test_a_secret_is_made_once_and_only_its_owner_may_read_it(home: Home) -> Non
     assert home.kept_secret(home.token, "second") == ("first", False)
     assert home.token.stat().st_mode & 0o777 == 0o600
     assert home.folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("password", ["plain", "with#hash", "with?mark"])
+def test_the_database_of_the_ledger_is_never_written_to_whatever_its_url_looks_like(password: str) -> None:
+    ledger = f"postgresql://flexdb:{password}@one:5432,two:6543/jobs?target_session_attrs=read-write"
+    urls = {
+        "same": "postgresql://other:user@ONE/jobs",
+        "second": "postgresql://two:6543/jobs",
+        "beside": "postgresql://one/shop",
+    }
+    connections = NamedConnections(urls, ENGINES, ledgers=tuple(places(ledger)))
+    for name in ("same", "second"):
+        with pytest.raises(TargetProtected):
+            connections.guard_write(connections.target(name))
+    connections.guard_write(connections.target("beside"))

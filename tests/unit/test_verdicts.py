@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from service.ledger.base import Delivery, DeliveryStatus
+from service.ledger.records import Delivery, DeliveryStatus
 from service.verdicts import Answer, Pace, judge, parse_retry_after
 
 NOW = 1_800_000_000.0

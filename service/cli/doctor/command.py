@@ -11,6 +11,7 @@ from service.cli.doctor.databases import examine_connections
 from service.cli.doctor.finding import Finding, State
 from service.cli.doctor.folders import examine_folders
 from service.cli.doctor.running import examine_service
+from service.cli.doctor.servers import examine_servers
 from service.cli.exits import Exit
 from service.cli.output import say, write_json, write_table
 from service.settings import Settings
@@ -21,6 +22,7 @@ def examine(settings: Settings) -> list[Finding]:
     return [
         *examine_settings(settings),
         *examine_folders(settings),
+        *examine_servers(settings),
         *examine_connections(settings),
         *asyncio.run(examine_service(settings)),
     ]

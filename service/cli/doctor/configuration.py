@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from service.cli.client import shown_url
 from service.cli.doctor.finding import Finding, fails, ok, warning
+from service.ledger.postgres_address import InvalidLedgerURL
+from service.ledger.registry import ledger_file
 from service.settings import Settings, unknown_variables
 
 AREA = "settings"
@@ -55,16 +56,17 @@ def examine_settings(settings: Settings, environ: dict[str, str] | None = None) 
         *_signing(settings),
         *_sources(settings),
     ]
-    if settings.ledger_url is not None and not _sqlite_with_path(settings.ledger_url):
-        found.append(
-            fails(AREA, "FLEXDB_LEDGER_URL", "is not sqlite:///PATH", "Leave it out for a file in FLEXDB_HOME.")
-        )
+    found += _ledger(settings)
     return found or [ok(AREA, "environment", "every FLEXDB_ variable is known, and they fit together")]
 
 
-def _sqlite_with_path(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "sqlite" and bool(parts.path.strip("/"))
+def _ledger(settings: Settings) -> list[Finding]:
+    url = settings.ledger_url.get_secret_value() if settings.ledger_url else None
+    try:
+        ledger_file(url, settings.home)
+    except InvalidLedgerURL as error:
+        return [fails(AREA, "FLEXDB_LEDGER_URL", "names no ledger", str(error))]
+    return []
 
 
 def _listening(settings: Settings) -> list[Finding]:

@@ -36,7 +36,7 @@ def examine_connections(settings: Settings) -> list[Finding]:
 def _look(name: str, connections: NamedConnections, engines: EngineRegistry, folder: Path) -> Iterator[Finding]:
     try:
         target = connections.target(name)
-        run = Run(job_id=f"doctor{new_id()}", token=0, workspace=folder)
+        run = Run(job_id=f"doctor{new_id()}", token=0, place=folder)
         report = engines.for_target(target, CheckEngine, "check").check(target, run)
     except FlexError as error:
         yield fails(AREA, name, error.message, error.hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from service.ledger.queries import sql
-from service.ledger.writer import Transaction
+from service.ledger.transaction import Transaction
 
 
 def sweep(tx: Transaction, keep_seconds: float, limit: int) -> int:
@@ -13,7 +13,9 @@ def sweep(tx: Transaction, keep_seconds: float, limit: int) -> int:
 
     Their event ids are forgotten with them: the same id makes a new job afterwards.
     """
-    gone = [row["job_id"] for row in tx.all(sql.sweepable_jobs, before=tx.now - keep_seconds, limit=limit)]
+    old = [row["job_id"] for row in tx.all(sql.sweepable_jobs, before=tx.now - keep_seconds, limit=limit)]
+    # Asked again now that their rows are locked: another process may have had something delivered again.
+    gone = [row["job_id"] for row in tx.all(sql.delivered_jobs, job_ids=json.dumps(old))] if old else []
     if gone:
         job_ids = json.dumps(gone)
         for statement in (

@@ -1,4 +1,4 @@
-"""Takes events in: many at once where nothing stands against it, else one after the other."""
+"""Takes events in: new, repeated, joining a job, or refused; many of them in one transaction."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from typing import Any
 
 from handlers.base import Claim
 from service.jobs import Status
-from service.ledger.base import Acceptance, Accepted, Busy, IdReused, QueueFull, Submission
-from service.ledger.bulk import BulkInsert
+from service.ledger.deliveries import reply_too
 from service.ledger.queries import sql
-from service.ledger.writer import Row, Transaction
-
-_EVENTS = BulkInsert(sql.record_events)
-_JOBS = BulkInsert(sql.record_jobs)
-_ACCEPTANCES = BulkInsert(sql.record_acceptances)
-_CALLBACKS = BulkInsert(sql.record_callbacks)
+from service.ledger.records import Acceptance, Accepted, Busy, IdReused, QueueFull, Submission
+from service.ledger.rows import Row, storable
+from service.ledger.transaction import Transaction
 
 
 def accept_many(tx: Transaction, submissions: Sequence[Submission]) -> list[Acceptance]:
@@ -25,13 +21,25 @@ def accept_many(tx: Transaction, submissions: Sequence[Submission]) -> list[Acce
     room = tx.rules.queue_limit - tx.open_jobs
     if len(submissions) <= room and all(submission.on_conflict == "queue" for submission in submissions):
         return _record_all(tx, submissions)
+    tx.session.lock(_contested(submissions))
     return [_accept_one(tx, submission) for submission in submissions]
 
 
+def _contested(submissions: Sequence[Submission]) -> list[str]:
+    """What two processes must not decide at once: who is the first to ask for something."""
+    names = {"join:" + submission.join_digest for submission in submissions if submission.on_conflict == "join"}
+    rejecting = (submission for submission in submissions if submission.on_conflict == "reject")
+    names |= {"reject:" + claim.key for submission in rejecting for claim in submission.claims}
+    return sorted(names)
+
+
 def _record_all(tx: Transaction, submissions: Sequence[Submission]) -> list[Acceptance]:
-    """Events first: the primary key decides which are new, repeats inside the batch included."""
-    rows = [(s.source, s.event_id, s.digest, s.job_id) for s in submissions]
-    if _EVENTS.run(tx.db, rows) == len(rows):
+    """Events first: the primary key decides which are new, repeats inside the batch included.
+
+    They go in by the order of their keys, so that two processes with the same events never wait for each other.
+    """
+    rows = sorted((s.source, s.event_id, number, s.digest, s.job_id) for number, s in enumerate(submissions))
+    if tx.insert(sql.record_events, [(row[0], row[1], row[3], row[4]) for row in rows]) == len(rows):
         record_jobs(tx, submissions)
         return [Accepted(submission.job_id, Status.QUEUED) for submission in submissions]
     fresh = [submission for submission in submissions if _is_fresh(tx, submission)]
@@ -62,7 +70,8 @@ def _accept_one(tx: Transaction, submission: Submission) -> Acceptance:
         return Busy(busy)
     if tx.open_jobs >= tx.rules.queue_limit:
         return QueueFull(tx.open_jobs)
-    record_new_event(tx, submission)
+    if not record_new_event(tx, submission):
+        return _repeated(tx, submission)  # another process had it first, in this very moment
     record_jobs(tx, [submission])
     return Accepted(submission.job_id, Status.QUEUED)
 
@@ -73,6 +82,8 @@ def _repeated(tx: Transaction, submission: Submission) -> Acceptance:
     assert row is not None  # noqa: S101  for mypy: callers have seen the event
     if row["digest"] != submission.digest:
         return IdReused(row["job_id"], row["digest"])
+    if submission.reply is not None:
+        reply_too(tx, row["job_id"], submission.reply)
     return Accepted(row["job_id"], Status(row["status"]), duplicate=True, joined=bool(row["joined"]))
 
 
@@ -80,15 +91,10 @@ def _join(tx: Transaction, submission: Submission) -> Accepted | None:
     row = tx.one(sql.joinable_job, join_digest=submission.join_digest)
     if row is None:
         return None
-    tx.run(
-        sql.record_joined_event,
-        source=submission.source,
-        event_id=submission.event_id,
-        digest=submission.digest,
-        job_id=row["job_id"],
-    )
-    if submission.callback_url is not None:
-        _CALLBACKS.run(tx.db, [(row["job_id"], submission.callback_url)])
+    joined = (submission.source, submission.event_id, submission.digest, row["job_id"])
+    if not tx.insert(sql.record_joined_events, [joined]):
+        return None  # another process had the event first, in this very moment: it is a repeated one
+    tx.insert(sql.record_callbacks, _callbacks(submission, row["job_id"]))
     return Accepted(row["job_id"], Status(row["status"]), joined=True)
 
 
@@ -100,9 +106,10 @@ def _excluding_job(tx: Transaction, claims: Sequence[Claim]) -> str | None:
     return None
 
 
-def record_new_event(tx: Transaction, submission: Submission) -> None:
-    """An event that is known to be new."""
-    _EVENTS.run(tx.db, [(submission.source, submission.event_id, submission.digest, submission.job_id)])
+def record_new_event(tx: Transaction, submission: Submission) -> bool:
+    """False when the event is there already."""
+    row = (submission.source, submission.event_id, submission.digest, submission.job_id)
+    return tx.insert(sql.record_events, [row]) > 0
 
 
 def record_jobs(tx: Transaction, submissions: Sequence[Submission], retry_root: str | None = None) -> None:
@@ -110,13 +117,15 @@ def record_jobs(tx: Transaction, submissions: Sequence[Submission], retry_root: 
     if not submissions:
         return
     now = tx.now
-    _JOBS.run(tx.db, [_job_row(submission, now, retry_root) for submission in submissions])
-    _ACCEPTANCES.run(tx.db, [(submission.job_id, now) for submission in submissions])
-    callbacks = [(s.job_id, s.callback_url) for s in submissions if s.callback_url is not None]
-    if callbacks:
-        _CALLBACKS.run(tx.db, callbacks)
+    tx.insert(sql.record_jobs, [_job_row(submission, now, retry_root) for submission in submissions])
+    tx.insert(sql.record_acceptances, [(submission.job_id, now) for submission in submissions])
+    tx.insert(sql.record_callbacks, [row for s in submissions for row in _callbacks(s, s.job_id)])
     tx.open_jobs += len(submissions)
     tx.tell("queue")
+
+
+def _callbacks(submission: Submission, job_id: str) -> list[tuple[str, str]]:
+    return [(job_id, url) for url in (submission.callback_url, submission.reply) if url is not None]
 
 
 @lru_cache(maxsize=4096)  # most jobs are about a few targets, and this runs for every event
@@ -127,8 +136,9 @@ def _claim_columns(claims: tuple[Claim, ...]) -> tuple[str, int, str]:
     """
     modes: dict[str, str] = {}
     for claim in claims:
-        if modes.get(claim.key) != "exclusive":
-            modes[claim.key] = claim.mode
+        key = storable(claim.key) or ""
+        if modes.get(key) != "exclusive":
+            modes[key] = claim.mode
     lanes = ["x" + key for key, mode in modes.items() if mode == "exclusive"] + ["s" + key for key in modes]
     return json.dumps(modes, ensure_ascii=False), len(modes), lanes[0] if lanes else ""
 

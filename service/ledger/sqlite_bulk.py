@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from service.ledger.queries import ROW_OF_VALUES
+
 
 class BulkInsert:
     """An `INSERT … VALUES (?, …)` for any number of rows."""
@@ -17,12 +19,15 @@ class BulkInsert:
     whose prepared statements are found again."""
 
     def __init__(self, statement: str) -> None:
-        head, values, group = statement.rpartition("VALUES")
+        found = ROW_OF_VALUES.search(statement)
+        if found is None:
+            raise ValueError("a bulk insert has one row of VALUES with ? in it")
+        head, tail = statement[: found.start(1)], statement[found.end(1) :]
         sizes = [*range(1, self.SMALL), *range(self.SMALL, self.MOST + 1, self.SMALL)]
-        self._texts = {size: head + values + ",".join([group] * size) for size in sizes}
+        self._texts = {size: head + ",".join([found[1]] * size) + tail for size in sizes}
 
     def run(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
-        """How many rows were inserted (`OR IGNORE` may pass over some)."""
+        """How many rows were inserted (`DO NOTHING` may pass over some)."""
         inserted = begin = 0
         while left := len(rows) - begin:
             size = min(left - left % self.SMALL or left, self.MOST)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import count
 
 from handlers.base import Claim
 from service.jobs import Status
-from service.ledger.base import Accepted, Submission
+from service.ledger.intake import record_jobs, record_new_event
 from service.ledger.queries import sql
-from service.ledger.sqlite_intake import record_jobs, record_new_event
-from service.ledger.writer import Row, Transaction
+from service.ledger.records import Accepted, Submission
+from service.ledger.rows import Row
+from service.ledger.transaction import Transaction
 
 
 def retry_job(tx: Transaction, job_id: str, new_job_id: str) -> Accepted | Status | None:
@@ -22,8 +24,10 @@ def retry_job(tx: Transaction, job_id: str, new_job_id: str) -> Accepted | Statu
     if status not in (Status.FAILED, Status.CANCELED):
         return status
     root = row["retry_root"] or row["event_id"]
+    tx.session.lock([f"retry:{row['source']} {root}"])  # two processes number retries one after the other
     submission = _submission(tx, row, new_job_id, _free_id(tx, row["source"], root))
-    record_new_event(tx, submission)
+    while not record_new_event(tx, submission):  # another process took the id in this moment, for an event of its own
+        submission = replace(submission, event_id=_free_id(tx, row["source"], root))
     record_jobs(tx, [submission], retry_root=root)
     tx.run(sql.copy_callbacks, new_job_id=new_job_id, job_id=job_id)
     return Accepted(new_job_id, Status.QUEUED)

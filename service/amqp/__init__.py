@@ -1,0 +1,1 @@
+"""RabbitMQ: the way in by messages, the way out to its exchanges, and the messages nobody could take."""

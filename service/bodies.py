@@ -1,0 +1,63 @@
+"""Bodies, by whichever door they came: unpacked within the limit, parsed once."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from pydantic_core import from_json
+
+from service.intake import Refused
+
+_WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""Content codings that are understood, as zlib's `wbits`."""
+
+
+def decoded(coding: str, body: bytes, limit: int) -> bytes:
+    """The body with its content coding undone, never more than `limit` bytes.
+
+    Raises `Refused`: 413 for what unpacks to more, 415 for an unknown coding, 400 for a broken one.
+    """
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in _WINDOW:
+        known = "identity, gzip and deflate"
+        raise Refused(415, "unsupported_media_type", f"Content-Encoding may be {known}; send the body as it is.")
+    press = zlib.decompressobj(_WINDOW[coding])
+    try:
+        plain = press.decompress(body, limit + 1)
+    except zlib.error:
+        plain, press = b"", zlib.decompressobj()
+    if len(plain) > limit:
+        raise too_large(limit)
+    if not press.eof or press.unused_data:
+        raise Refused(400, "bad_request", f"The body is not whole {coding}.")
+    return plain
+
+
+def too_large(limit: int) -> Refused:
+    return Refused(
+        413,
+        "too_large",
+        f"The body is larger than {limit} bytes (FLEXDB_MAX_BODY_BYTES); send references, not data.",
+    )
+
+
+def parse(body: bytes) -> Any:
+    """JSON in UTF-8; NaN, lone surrogates and absurd nesting are refused. Raises `Refused` (400)."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        where = str(error).rpartition(" at ")[2]
+        where = f" at {where}" if where.startswith("line") else ""
+        raise Refused(400, "malformed_json", f"The body is not JSON in UTF-8{where}.") from None
+
+
+def media_type(content_type: str | None) -> str:
+    """The content type without parameters, lower case; empty when there is none."""
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
+def is_json(kind: str) -> bool:
+    return kind == "application/json" or kind.endswith("+json")
