@@ -13,7 +13,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from benchmarks import idle, intake, machine, postgres_backup, postgres_restore, sqlite_backup
+from benchmarks import (
+    claim,
+    growth,
+    idle,
+    intake,
+    intake_postgres,
+    machine,
+    postgres_backup,
+    postgres_restore,
+    queue_to_queue,
+    replicas,
+    sqlite_backup,
+)
 from benchmarks.context import Context, opened
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import Result, show
@@ -21,6 +33,11 @@ from benchmarks.unavailable import UnavailableError
 
 BENCHMARKS: dict[str, Callable[[Context], Result]] = {
     "intake": intake.run,
+    "intake_postgres": intake_postgres.run,
+    "queue": queue_to_queue.run,
+    "claim": claim.run,
+    "growth": growth.run,
+    "replicas": replicas.run,
     "idle": idle.run,
     "postgres_backup": postgres_backup.run,
     "postgres_restore": postgres_restore.run,

@@ -1,7 +1,7 @@
 """What intake is measured against: the same kind of application, which parses, answers and keeps nothing.
 
-`python bare.py PORT [LEDGER]`: with a file it keeps each event the plain way: a thread per request, each
-with a connection of its own, and a commit per request.
+`python bare.py PORT`: with BENCH_LEDGER in the environment, a file or the URL of a PostgreSQL database, it keeps
+each event the plain way: a thread per request, each with a connection of its own, and a commit per request.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import os
 import sqlite3
 import sys
 import threading
+from abc import ABC, abstractmethod
+from typing import Any
 
+import psycopg2
 import uvloop
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
-TABLE = "CREATE TABLE events (id TEXT PRIMARY KEY, operation TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID"
+TABLE = "CREATE TABLE events (id TEXT PRIMARY KEY, operation TEXT NOT NULL, data TEXT NOT NULL)"
 
 
 class Request(BaseModel):
@@ -59,24 +62,21 @@ async def keep_nothing(request: web.Request) -> web.Response:
     return answer(request, os.urandom(13).hex())
 
 
-class CommitPerRequest:
-    def __init__(self, path: str) -> None:
-        self._path = path
+class CommitPerRequest(ABC):
+    def __init__(self) -> None:
         self._kept = threading.local()
-        connection = self._connection()
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(TABLE)
 
-    def _connection(self) -> sqlite3.Connection:
+    def _connection(self) -> Any:
         """This thread's own, kept open: opening one each time would be slower still."""
         if not hasattr(self._kept, "connection"):
-            self._kept.connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-            self._kept.connection.execute("PRAGMA synchronous = FULL")
-        connection: sqlite3.Connection = self._kept.connection
-        return connection
+            self._kept.connection = self._connect()
+        return self._kept.connection
 
-    def _insert(self, *values: str) -> None:
-        self._connection().execute("INSERT INTO events VALUES (?, ?, ?)", values)
+    @abstractmethod
+    def _connect(self) -> Any: ...
+
+    @abstractmethod
+    def _insert(self, *values: str) -> None: ...
 
     async def keep(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -86,9 +86,46 @@ class CommitPerRequest:
         return answer(request, os.urandom(13).hex())
 
 
-async def serve(port: int, path: str | None) -> None:
+class InSQLite(CommitPerRequest):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        connection = self._connection()
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"{TABLE} WITHOUT ROWID")
+
+    def _connect(self) -> Any:
+        connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _insert(self, *values: str) -> None:
+        self._connection().execute("INSERT INTO events VALUES (?, ?, ?)", values)
+
+
+class InPostgres(CommitPerRequest):
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        with self._connection().cursor() as cursor:
+            cursor.execute(TABLE)
+
+    def _connect(self) -> Any:
+        connection = psycopg2.connect(self._url)
+        connection.autocommit = True
+        return connection
+
+    def _insert(self, *values: str) -> None:
+        with self._connection().cursor() as cursor:
+            cursor.execute("INSERT INTO events VALUES (%s, %s, %s)", values)
+
+
+async def serve(port: int, ledger: str | None) -> None:
+    handler = keep_nothing
+    if ledger is not None:
+        handler = (InPostgres(ledger) if "://" in ledger else InSQLite(ledger)).keep
     app = web.Application()
-    app.router.add_post("/hooks/{operation}", CommitPerRequest(path).keep if path else keep_nothing)
+    app.router.add_post("/hooks/{operation}", handler)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
@@ -96,4 +133,4 @@ async def serve(port: int, path: str | None) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
+    uvloop.run(serve(int(sys.argv[1]), os.environ.get("BENCH_LEDGER")))

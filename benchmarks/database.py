@@ -103,8 +103,16 @@ class BenchDatabase:
             _drop(self.url, name)
 
     def execute(self, statement: str) -> None:
-        with _autocommitting(self.url) as cursor:
+        with autocommitting(self.url) as cursor:
             cursor.execute(statement)
+
+
+@contextmanager
+def empty() -> Iterator[str]:
+    """URL of a database with nothing in it, dropped after. Raises `UnavailableError`."""
+    name = f"flexdb_bench_{secrets.token_hex(4)}"
+    with _created(URL, name):
+        yield with_database(URL, name)
 
 
 @contextmanager
@@ -114,7 +122,7 @@ def made(quick: bool) -> Iterator[BenchDatabase]:
     with _created(URL, name):
         url = with_database(URL, name)
         accounts, documents = QUICK_ROWS if quick else FULL_ROWS
-        with _autocommitting(url) as cursor:
+        with autocommitting(url) as cursor:
             tell("making the PostgreSQL database")
             cursor.execute(ACCOUNTS, {"rows": accounts})
             cursor.execute(DOCUMENTS, {"rows": documents})
@@ -143,7 +151,7 @@ def with_database(url: str, name: str) -> str:
 @contextmanager
 def _created(url: str, name: str) -> Iterator[None]:
     try:
-        with _autocommitting(url) as cursor:
+        with autocommitting(url) as cursor:
             cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     except psycopg2.Error as error:
         raise UnavailableError(
@@ -156,12 +164,12 @@ def _created(url: str, name: str) -> Iterator[None]:
 
 
 def _drop(url: str, name: str) -> None:
-    with _autocommitting(with_database(url, urlsplit(URL).path.lstrip("/"))) as cursor:
+    with autocommitting(with_database(url, urlsplit(URL).path.lstrip("/"))) as cursor:
         cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager
-def _autocommitting(url: str) -> Iterator[Any]:
+def autocommitting(url: str) -> Iterator[Any]:
     with closing(psycopg2.connect(url, connect_timeout=10)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:

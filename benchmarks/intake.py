@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import asdict
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median
 
 import psutil
 
 from benchmarks.context import Context
+from benchmarks.generator import generated
+from benchmarks.ledgers import audited
 from benchmarks.load import Load, Report
-from benchmarks.processes import TOKEN, BenchmarkError, Server, flexdb, free_port, running
+from benchmarks.processes import TOKEN, BenchmarkError, Server, flexdb, free_port, running, settings_of
 from benchmarks.report import Figure, Goal, Result
 from benchmarks.rounds import in_turn
 from engines.sample import make_sample_shop
@@ -57,7 +56,7 @@ class Bench:
             token=None if sign else TOKEN,
         )
         before = _cpu_seconds(server)
-        report = _generate(name, load)
+        report = generated(name, load)
         took = _cpu_seconds(server) - before
         if set(report.statuses) != {"202"}:
             raise BenchmarkError(f"{name} answered {report.statuses}, all were to be 202")
@@ -75,54 +74,43 @@ def _cpu_seconds(server: Server) -> float:
     return float(times.user + times.system)
 
 
-def _generate(name: str, load: Load) -> Report:
-    done = subprocess.run(
-        [sys.executable, str(HERE / "load.py")],
-        input=json.dumps(asdict(load)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BenchmarkError(f"{name}: {done.stderr[-2000:]}")
-    return Report(**json.loads(done.stdout))
-
-
 def run(context: Context) -> Result:
     bench = Bench(context)
     folder = context.folder("intake")
     audits: list[str] = []
     with ExitStack() as stack:
-        bare = stack.enter_context(_bare(folder / "bare"))
-        commits = stack.enter_context(_bare(folder / "commits", "ledger.sqlite"))
-        service = stack.enter_context(_service(folder / "service", "intake"))
+        nothing_kept = stack.enter_context(bare(folder / "bare"))
+        commits = stack.enter_context(bare(folder / "commits", "ledger.sqlite"))
+        server = stack.enter_context(service(folder / "service", "intake"))
 
         def draining() -> float:
             """A fresh one each time, killed after it: its backlog must not slow the others down."""
             home = folder / f"draining-{len(audits)}"
             before = bench.accepted(DRAINING)
-            with _service(home, "all") as server:
-                rate = bench.load(DRAINING, server).per_second
-            audits.append(_audit(DRAINING, home, bench.accepted(DRAINING) - before))
+            with service(home, "all") as fresh:
+                rate = bench.load(DRAINING, fresh).per_second
+            audits.append(audited(DRAINING, None, home, bench.accepted(DRAINING) - before))
             return rate
 
         variants: dict[str, Callable[[], float]] = {
-            BARE: lambda: bench.load(BARE, bare).per_second,
-            SERVICE: lambda: bench.load(SERVICE, service).per_second,
-            SIGNED: lambda: bench.load(SIGNED, service, sign=True).per_second,
+            BARE: lambda: bench.load(BARE, nothing_kept).per_second,
+            SERVICE: lambda: bench.load(SERVICE, server).per_second,
+            SIGNED: lambda: bench.load(SIGNED, server, sign=True).per_second,
             DRAINING: draining,
             COMMITS: lambda: bench.load(COMMITS, commits).per_second,
         }
         values = in_turn(variants, context.rounds)
-    audits.insert(0, _audit(SERVICE, folder / "service", bench.accepted(SERVICE, SIGNED)))
-    return _result(bench, values, audits)
+    audits.insert(0, audited(SERVICE, None, folder / "service", bench.accepted(SERVICE, SIGNED)))
+    goals = (Goal(SERVICE, BARE, 0.5, at_least=True), Goal(SIGNED, BARE, 0.5, at_least=True))
+    return result("Durable intake", SERVICE, bench, values, goals, audits)
 
 
-def _service(folder: Path, role: str) -> AbstractContextManager[Server]:
+def service(folder: Path, role: str, **settings: str) -> AbstractContextManager[Server]:
+    """`flexdb serve` with something to check, which takes in more than it ever carries out."""
     folder.mkdir(parents=True)
     shop = folder / "shop.sqlite"
     make_sample_shop(shop)
-    settings = {
+    settings |= {
         "CONNECTIONS__SHOP": f"sqlite:///{shop}",
         "SOURCES__BENCH": f"standard:{SECRET}",
         "QUEUE_LIMIT": "100000000",  # nothing takes events out again; refusals are not measured
@@ -130,37 +118,31 @@ def _service(folder: Path, role: str) -> AbstractContextManager[Server]:
     return flexdb(folder, "--role", role, **settings)
 
 
-def _bare(folder: Path, *ledger: str) -> AbstractContextManager[Server]:
+def bare(folder: Path, ledger: str | None = None) -> AbstractContextManager[Server]:
+    """`bare.py`; `ledger` is a file in `folder`, or the URL of a PostgreSQL database."""
     folder.mkdir(parents=True)
     port = free_port()
-    command = [sys.executable, str(HERE / "bare.py"), str(port), *(str(folder / name) for name in ledger)]
-    return running(command, port, "/", folder)
+    environment = settings_of(folder) | ({} if ledger is None else {"BENCH_LEDGER": ledger})
+    return running([sys.executable, str(HERE / "bare.py"), str(port)], port, "/", folder, environment)
 
 
-def _audit(name: str, folder: Path, answered: int) -> str:
-    """Compare promises with rows, after `kill -9`. Raises `BenchmarkError` when they differ."""
-    with closing(sqlite3.connect(f"file:{folder}/home/ledger.sqlite", uri=True)) as ledger:
-        (events,) = ledger.execute("SELECT count(*) FROM events").fetchone()
-        (jobs,) = ledger.execute("SELECT count(*) FROM jobs").fetchone()
-    if not events == jobs == answered:
-        raise BenchmarkError(f"{name}: {answered} answered 202, but {events} events and {jobs} jobs in the ledger")
-    return f"audit after kill -9, {name}: {answered:,} answered 202, {events:,} events and {jobs:,} jobs on disk"
-
-
-def _result(bench: Bench, values: dict[str, list[float]], audits: list[str]) -> Result:
-    p99 = median(report.p99 for report in bench.reports[SERVICE])
+def result(
+    title: str, served: str, bench: Bench, values: dict[str, list[float]], goals: tuple[Goal, ...], notes: list[str]
+) -> Result:
+    """`served` is the row whose latency is a figure."""
+    p99 = median(report.p99 for report in bench.reports[served])
     share = max(report.cpu_share for reports in bench.reports.values() for report in reports)
     return Result(
-        title=f"Durable intake: POST /hooks/check, {CONNECTIONS} keep-alive connections",
+        title=f"{title}: POST /hooks/check, {CONNECTIONS} keep-alive connections",
         unit="requests/s",
         rows=values,
         baseline=BARE,
-        goals=(Goal(SERVICE, BARE, 0.5, at_least=True), Goal(SIGNED, BARE, 0.5, at_least=True)),
+        goals=goals,
         figures=[
-            Figure("p99 of flexdb --role intake, median of rounds", p99 * 1000, "ms", P99_LIMIT * 1000),
+            Figure(f"p99 of {served}, median of rounds", p99 * 1000, "ms", P99_LIMIT * 1000),
             Figure("largest CPU share of the load generator", share, "of one core"),
         ],
-        notes=audits,
+        notes=notes,
         shown={
             "CPU us/request": {name: f"{median(values) * 1e6:.0f}" for name, values in bench.cpu.items()},
             "p50 / p99 / worst ms": {name: _latencies(reports) for name, reports in bench.reports.items()},

@@ -1,4 +1,4 @@
-"""A load generator: keep-alive connections that each send the next request when the last was answered.
+"""A load generator: keep-alive connections that each send the next request when the last was answered, or at its time.
 
 A program of its own (`python load.py`): a `Load` as JSON on standard input, a `Report` on its output.
 Requests differ in their event id only, so that they cost next to nothing to make.
@@ -38,6 +38,8 @@ class Load:
     seconds: float
     token: str | None = None
     secret: str | None = None
+    rate: float | None = None
+    """Requests a second over all connections, sent at their times as long as a connection is free; else at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,23 @@ def _head(load: Load) -> str:
 class Meter:
     """Gives out requests and takes notes, for all connections."""
 
-    def __init__(self, make: Callable[[int], bytes]) -> None:
+    def __init__(self, make: Callable[[int], bytes], rate: float | None) -> None:
         self._make = make
+        self._rate = rate
+        self._began = time.perf_counter()
+        self._planned = 0
         self.sent = 0
         self.statuses: Counter[bytes] = Counter()
         self.latencies = array("d")
         self.measuring = False
         self.ending = False
+
+    def pause(self) -> float:
+        """Seconds until the next request's time; asked once for each."""
+        if self._rate is None:
+            return 0.0
+        self._planned += 1
+        return self._began + self._planned / self._rate - time.perf_counter()
 
     def next_request(self) -> bytes:
         self.sent += 1
@@ -119,9 +131,19 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._send()
+        self._plan()
+
+    def _plan(self) -> None:
+        pause = self._meter.pause()
+        if pause > 0:
+            asyncio.get_running_loop().call_later(pause, self._send)
+        else:
+            self._send()
 
     def _send(self) -> None:
+        if self._meter.ending:
+            self._transport.close()
+            return
         request = self._meter.next_request()
         self._began = time.perf_counter()
         self._transport.write(request)
@@ -137,7 +159,7 @@ class Connection(asyncio.Protocol):
         if self._meter.ending:
             self._transport.close()
         else:
-            self._send()
+            self._plan()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._meter.ending:
@@ -156,7 +178,7 @@ def is_whole(answer: bytes) -> bool:
 
 
 async def run(load: Load) -> Report:
-    meter = Meter(signed(load) if load.secret else with_token(load))
+    meter = Meter(signed(load) if load.secret else with_token(load), load.rate)
     loop = asyncio.get_running_loop()
     clients = [
         (await loop.create_connection(lambda: Connection(meter), "127.0.0.1", load.port))[1]

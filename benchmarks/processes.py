@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 TOKEN = "benchmark-token-of-no-worth"
-FLEXDB = Path(sys.executable).with_name("flexdb")
+ROOT = Path(__file__).parent.parent
+FLEXDB = (str(Path(sys.executable).with_name("flexdb")), "serve")
+REPLICA = (sys.executable, "-m", "tests.replica")
+"""The same service, with the operations `noop` and `sleep` beside its own."""
 
 
 class BenchmarkError(Exception):
@@ -37,9 +40,9 @@ class Server:
     def pid(self) -> int:
         return self.process.pid
 
-    def post(self, path: str, data: Mapping[str, Any], wait: int = 0) -> Any:
+    def post(self, path: str, data: Any, wait: int = 0, content_type: str = "application/json") -> Any:
         """The answer's JSON; with `wait` the terminal event. Raises `BenchmarkError` unless it is 2xx."""
-        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": content_type}
         if wait:
             headers["Prefer"] = f"wait={wait}"
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=wait + 30)
@@ -63,14 +66,30 @@ class Server:
 @contextmanager
 def flexdb(folder: Path, *arguments: str, **settings: str) -> Iterator[Server]:
     """`flexdb serve` with its own FLEXDB_HOME in `folder`; `settings` are variables without their prefix."""
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEXDB_")}
-    environment |= {"FLEXDB_HOME": str(folder / "home"), "FLEXDB_TOKEN": TOKEN}
-    environment |= {f"FLEXDB_{name}": value for name, value in settings.items()}
-    port = free_port()
-    command = [str(FLEXDB), "serve", "--port", str(port), *arguments]
-    with running(command, port, "/readyz", folder, environment) as server:
+    with _service((*FLEXDB, *arguments), folder, settings) as server:
         yield server
+
+
+@contextmanager
+def replica(folder: Path, *arguments: str, **settings: str) -> Iterator[Server]:
+    """`REPLICA`, as `flexdb`."""
+    with _service((*REPLICA, *arguments), folder, settings) as server:
+        yield server
+
+
+@contextmanager
+def _service(program: tuple[str, ...], folder: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with running([*program, "--port", str(port)], port, "/readyz", folder, settings_of(folder, **settings)) as server:
+        yield server
+
+
+def settings_of(folder: Path, **settings: str) -> dict[str, str]:
+    """The environment of a service whose FLEXDB_HOME is in `folder`; nothing of our own settings reaches it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEXDB_")}
+    environment |= {"FLEXDB_HOME": str(folder / "home"), "FLEXDB_TOKEN": TOKEN, "PYTHONPATH": str(ROOT)}
+    return environment | {f"FLEXDB_{name}": value for name, value in settings.items()}
 
 
 @contextmanager

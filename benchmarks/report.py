@@ -49,6 +49,10 @@ class Result:
     unit: str = ""
     rows: dict[str, list[float]] = field(default_factory=dict)
     baseline: str = ""
+    baselines: dict[str, str] = field(default_factory=dict)
+    """Rows that are compared with another row than the baseline."""
+    compared: str = ""
+    """What the column of ratios is called where `ratio to BASELINE` does not fit."""
     goals: tuple[Goal, ...] = ()
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -58,6 +62,9 @@ class Result:
     def ratios(self, row: str, against: str) -> list[float]:
         """Of each round its own: what slows a round down slows both."""
         return [ours / theirs for ours, theirs in zip(self.rows[row], self.rows[against], strict=True)]
+
+    def baseline_of(self, row: str) -> str:
+        return self.baselines.get(row, self.baseline)
 
     def missed(self) -> list[str]:
         """Goals and limits that were not met, in words."""
@@ -74,6 +81,7 @@ class Result:
             "title": self.title,
             "unit": self.unit,
             "baseline": self.baseline,
+            "baselines": self.baselines,
             "rows": self.rows,
             "medians": {name: median(values) for name, values in self.rows.items()},
             "goals": [
@@ -89,6 +97,7 @@ class Result:
             ],
             "figures": [{"name": f.name, "value": f.value, "unit": f.unit, "limit": f.limit} for f in self.figures],
             "notes": self.notes,
+            "shown": self.shown,
         }
 
     def _applicable(self) -> list[Goal]:
@@ -108,7 +117,8 @@ def show(result: Result, console: Console) -> None:
 
 
 def _measured(result: Result) -> RichTable:
-    table = RichTable("what", result.unit, f"ratio to {result.baseline}", "rounds", *result.shown, "goal")
+    compared = result.compared or f"ratio to {result.baseline}"
+    table = RichTable("what", result.unit, compared, "rounds", *result.shown, "goal")
     for name, values in result.rows.items():
         further = [column.get(name, "") for column in result.shown.values()]
         table.add_row(
@@ -123,9 +133,10 @@ def _measured(result: Result) -> RichTable:
 
 
 def _spread(result: Result, row: str) -> str:
-    if result.baseline not in result.rows:
+    against = result.baseline_of(row)
+    if against not in result.rows:
         return "not measured"
-    ratios = result.ratios(row, result.baseline)
+    ratios = result.ratios(row, against)
     return f"{median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}]"
 
 
