@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Protocol
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -13,7 +13,12 @@ from pydantic import SecretStr
 from engines.artefacts.manifest import Evidence, ObjectCount
 from engines.artefacts.reading import Artefact
 from engines.artefacts.writing import ArtefactWriter
+from engines.assertions import Assertion
+from engines.errors import FlexError, UnsupportedOperation
 from engines.run import Run
+
+Content = Literal["all", "schema", "data"]
+Layout = Literal["archive", "directory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,10 @@ class BackupOptions:
     """`exact`: rows counted in the dump's own snapshot; `none`: not counted, level 3 is then impossible."""
     jobs: int = 1
     globals: bool = False
+    content: Content = "all"
+    """`schema`: definitions without rows; `data`: rows without definitions."""
+    layout: Layout = "archive"
+    """`directory`: one file per collection, where the engine has that, stored as one tar stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,29 @@ class Inspection:
     """SHA-256 over the structure (tables, columns, types, indexes, constraints), not over rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at before a backup or restore."""
+
+    check: str
+    """`reachable`, `client`, `privileges`, `target`, `space` …: a constant word, for programs."""
+    ok: bool
+    detail: str
+    """A sentence with what was seen."""
+    hint: str = ""
+    """How to mend it, when it is not ok."""
+    problem: FlexError | None = None
+    """What the operation would end with; None when it is ok, or would not keep the operation from succeeding."""
+
+
+class Source(Protocol):
+    """The plain bytes of a dump that was made by hand."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """At most `size` bytes, none at the end."""
+        ...
+
+
 class Engine(ABC):
     """A strategy for one kind of database. Holds no connection and no state: safe in any thread."""
 
@@ -177,6 +209,10 @@ class BackupEngine(Engine):
         written then is thrown away by the caller.
         """
 
+    def databases(self, target: Target, run: Run) -> tuple[str, ...]:
+        """Every user database of the target's server, for a backup of all of them; raises `UnsupportedOperation`."""
+        raise UnsupportedOperation(f"The engine {self.kind!r} has no server with several databases.")
+
 
 class RestoreEngine(Engine):
     @abstractmethod
@@ -191,6 +227,13 @@ class RestoreEngine(Engine):
         `run.point_of_no_return()` right before the switch.
         """
 
+    @abstractmethod
+    def drop(self, target: Target, run: Run) -> bool:
+        """Drop the whole database, ending the sessions on it; False when there was none.
+
+        Only ever called for databases that FlexDB made and named itself.
+        """
+
 
 class VerificationEngine(Engine):
     @abstractmethod
@@ -201,10 +244,45 @@ class VerificationEngine(Engine):
         """
 
     @abstractmethod
-    def rehearse(self, artefact: Artefact, scratch: Target, run: Run) -> tuple[Evidence, ...]:
+    def rehearse(
+        self, artefact: Artefact, scratch: Target, run: Run, assertions: tuple[Assertion, ...] = ()
+    ) -> tuple[Evidence, ...]:
         """Level 3: restore into a database `flexdb_scratch_JOB` on `scratch`'s server, compare, drop it.
 
-        Compares object by object with the counts of the manifest. Raises `ArtefactDamaged` with evidence
-        on a difference, `VerificationImpossible` when it cannot be done. The scratch database is dropped
-        in every case.
+        Compares object by object with the counts of the manifest, then asks the user's `assertions` of the
+        restored database. Raises `ArtefactDamaged` with evidence on a difference, `AssertionFailed` with evidence,
+        `VerificationImpossible` when it cannot be done. The scratch database is dropped in every case.
+        """
+
+
+class PreflightEngine(Engine):
+    """Looks without touching anything. What cannot be looked at is a finding; only `Stopped` is raised."""
+
+    @abstractmethod
+    def preflight_backup(self, target: Target, options: BackupOptions, run: Run) -> tuple[Finding, ...]:
+        """Reachable, client program, privileges, patterns that mean something, room in the work folder …"""
+
+    @abstractmethod
+    def preflight_restore(
+        self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run
+    ) -> tuple[Finding, ...]:
+        """Reachable, versions both ways, privileges, absent or empty target (as the mode wants it), room there …
+
+        Reads the manifest only, no stored byte.
+        """
+
+
+class AdoptionEngine(Engine):
+    """Takes dumps that were made by hand."""
+
+    @abstractmethod
+    def recognise(self, head: bytes) -> str | None:
+        """The format, as `StoredFile.format` lists them, of a dump that begins with `head` (at least 64 KiB of it,
+        or all); None when it is not one of this engine's."""
+
+    @abstractmethod
+    def adopt(self, source: Source, format: str, out: ArtefactWriter, run: Run) -> Dump:
+        """Read the dump to its end into `out`, looking at all of it.
+
+        Counts are `exact` where the format tells them. Raises `ArtefactDamaged` for one that is not whole.
         """

@@ -19,6 +19,9 @@ tells us. Messages never hold a secret: foreign texts pass through `engines.comm
     │   └── ObjectMissing      an object that should be there is not
     ├── ArtefactDamaged        stored bytes are not what was written
     ├── VerificationImpossible the level asked for cannot be reached
+    ├── AssertionFailed        the backup restores, but something the user asserted is not so
+    ├── InvalidAssertion       the database does not understand an assertion's question
+    ├── InvalidDump            a dump made by hand that no engine can take in
     ├── UnknownBackup          the catalogue has no such backup
     ├── UnknownConnection      no connection of that name
     └── Stopped                the work was asked to stop (cancel, deadline, shutdown, lost lease)
@@ -126,6 +129,23 @@ class ArtefactDamaged(FlexError):
 class VerificationImpossible(FlexError):
     code = "verification_impossible"
     default_hint = "Ask for a lower level, or make what the message names possible."
+
+
+class AssertionFailed(FlexError):
+    """`details["evidence"]` says what was asked, expected and found."""
+
+    code = "assertion_failed"
+    default_hint = "The backup itself is whole: look whether the data or the assertion is wrong."
+
+
+class InvalidAssertion(FlexError):
+    code = "invalid_assertion"
+    default_hint = "Correct the assertion; it is one read-only query that gives one value."
+
+
+class InvalidDump(FlexError):
+    code = "invalid_dump"
+    default_hint = "Take in what pg_dump, mongodump, mysqldump, mariadb-dump or sqlite3 wrote, whole and as it was."
 
 
 class UnknownBackup(FlexError):

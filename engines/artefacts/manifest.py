@@ -22,6 +22,8 @@ class ObjectCount(_Part):
     kind: str = "table"
     rows: int | None = None
     """Rows in the dump's own snapshot; None when they were not counted."""
+    database: str | None = None
+    """Where a backup holds several databases: the one it is of."""
 
 
 class Evidence(_Part):
@@ -40,7 +42,10 @@ class StoredFile(_Part):
 
     name: str
     format: str
-    """`pg_dump-custom`, `pg_dump-directory-tar`, `pg_dumpall-sql`, `sqlite-database`."""
+    """`pg_dump-custom`, `pg_dump-directory-tar`, `pg_dump-sql`, `pg_dumpall-sql`, `sqlite-database`, `sqlite-sql`,
+    `mongodump-archive`, `mongodump-directory-tar`, `mysqldump-sql`."""
+    database: str | None = None
+    """Where a backup holds several databases: the one it is of."""
     compression: Literal["none", "zstd"]
     raw_bytes: int
     raw_sha256: str

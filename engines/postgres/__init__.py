@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from engines.artefacts.manifest import Evidence, ObjectCount
 from engines.artefacts.reading import Artefact
 from engines.artefacts.writing import ArtefactWriter
+from engines.assertions import Assertion
 from engines.base import (
     BackupEngine,
     BackupOptions,
@@ -107,7 +108,15 @@ class PostgresEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine,
     def parse(self, artefact: Artefact, run: Run) -> tuple[Evidence, ...]:
         return verify.parse(artefact, run, self._clients)
 
-    def rehearse(self, artefact: Artefact, scratch: Target, run: Run) -> tuple[Evidence, ...]:
+    def drop(self, target: Target, run: Run) -> bool:
+        address = Address.of(target)
+        there = databases.exists(address, target.database, run)
+        databases.drop(address, target.database, run)
+        return there
+
+    def rehearse(
+        self, artefact: Artefact, scratch: Target, run: Run, assertions: tuple[Assertion, ...] = ()
+    ) -> tuple[Evidence, ...]:
         return verify.rehearse(artefact, scratch, run, self._clients, self._free_bytes)
 
 

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from engines.artefacts.manifest import Evidence, ObjectCount, StoredFile
 from engines.artefacts.reading import Artefact, proven
 from engines.artefacts.writing import ArtefactWriter
+from engines.assertions import Assertion
 from engines.base import (
     BackupEngine,
     BackupOptions,
@@ -141,7 +142,16 @@ class SQLiteEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, V
         finally:
             copy.unlink(missing_ok=True)
 
-    def rehearse(self, artefact: Artefact, scratch: Target, run: Run) -> tuple[Evidence, ...]:
+    def drop(self, target: Target, run: Run) -> bool:
+        path = Path(target.database)
+        there = path.exists()
+        for suffix in ("", *names.SIDE_FILES):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return there
+
+    def rehearse(
+        self, artefact: Artefact, scratch: Target, run: Run, assertions: tuple[Assertion, ...] = ()
+    ) -> tuple[Evidence, ...]:
         """The scratch database is a file in the run's workspace: SQLite has no server to burden."""
         if artefact.manifest.counts != "exact":
             raise VerificationImpossible(

@@ -6,7 +6,7 @@ import random
 import sqlite3
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -58,8 +58,33 @@ class EngineCase(ABC):
         """A database that exists and holds no user object."""
 
     @abstractmethod
-    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
-        """One statement, committed; once per row with `%s` for each value when there are any."""
+    def fill(self, target: Target) -> None:
+        """`ROWS` as they say, an index `orders_by_customer`, and a view `dear_orders`."""
+
+    @abstractmethod
+    def make(self, target: Target, name: str, kind: str = "table") -> None:
+        """An empty table (collection), or a `view`."""
+
+    @abstractmethod
+    def add(self, target: Target, table: str, key: int) -> None:
+        """One more row with that primary key; the other columns may be anything."""
+
+    @abstractmethod
+    def clear(self, target: Target, table: str) -> None:
+        """Delete all rows."""
+
+    @abstractmethod
+    def drop_index(self, target: Target) -> None:
+        """The one named `orders_by_customer`."""
+
+    @abstractmethod
+    @contextmanager
+    def transaction(self, target: Target) -> Iterator[Callable[[str, int], None]]:
+        """Gives `add(table, key)`; all that was added is committed at once at the end."""
+
+    @abstractmethod
+    def leave_half_restored(self, target: Target, job: str) -> None:
+        """As a restore leaves it whose process was killed: its own names, nobody to clean up."""
 
     @abstractmethod
     def rows(self, target: Target) -> dict[str, int]:
@@ -72,36 +97,69 @@ class EngineCase(ABC):
     def leftovers(self, target: Target) -> list[str]:
         """Databases or files of FlexDB's own making that are there beside the target."""
 
-    @abstractmethod
-    @contextmanager
-    def open_transaction(self, target: Target) -> Iterator[Any]:
-        """A driver's cursor; commits at the end."""
-
     def filled(self) -> Target:
         target = self.empty()
-        fill(self, target)
+        self.fill(target)
         return target
 
 
-def fill(case: EngineCase, target: Target) -> None:
-    blob = "bytea" if case.kind == "postgres" else "blob"
-    case.run(target, "CREATE TABLE customers (id integer PRIMARY KEY, name text NOT NULL)")
-    case.run(
-        target,
-        "CREATE TABLE orders (id integer PRIMARY KEY, customer integer REFERENCES customers, cents integer)",
-    )
-    case.run(target, "CREATE INDEX orders_by_customer ON orders (customer)")
-    case.run(target, "CREATE VIEW dear_orders AS SELECT * FROM orders WHERE cents > 5000")
-    case.run(target, f"CREATE TABLE noise (id integer PRIMARY KEY, data {blob})")
-    case.run(target, 'CREATE TABLE "odd ""name"" ü" (id integer PRIMARY KEY, "select" text)')
-    case.run(target, "INSERT INTO customers VALUES (%s, %s)", *((n, f"name {n}") for n in range(8)))
-    case.run(target, "INSERT INTO orders VALUES (%s, %s, %s)", *((n, n % 8, n * 100) for n in range(100)))
-    noise = random.Random(1)  # the same in every run
-    case.run(target, "INSERT INTO noise VALUES (%s, %s)", *((n, noise.randbytes(5000)) for n in range(60)))
-    case.run(target, 'INSERT INTO "odd ""name"" ü" VALUES (%s, %s)', *((n, "x") for n in range(3)))
+class SQLCase(EngineCase):
+    """What databases that speak SQL have in common."""
+
+    blob = "blob"
+
+    @abstractmethod
+    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
+        """One statement, committed; once per row with `%s` for each value when there are any."""
+
+    @abstractmethod
+    @contextmanager
+    def cursor(self, target: Target) -> Iterator[Any]:
+        """A driver's cursor in a transaction that is committed at the end."""
+
+    def fill(self, target: Target) -> None:
+        odd = self.quoted('odd "name" ü')
+        self.run(target, "CREATE TABLE customers (id integer PRIMARY KEY, name text NOT NULL)")
+        self.run(
+            target,
+            "CREATE TABLE orders (id integer PRIMARY KEY, customer integer REFERENCES customers (id), cents integer)",
+        )
+        self.run(target, "CREATE INDEX orders_by_customer ON orders (customer)")
+        self.run(target, "CREATE VIEW dear_orders AS SELECT * FROM orders WHERE cents > 5000")
+        self.run(target, f"CREATE TABLE noise (id integer PRIMARY KEY, data {self.blob})")
+        self.run(target, f"CREATE TABLE {odd} (id integer PRIMARY KEY, {self.quoted('select')} text)")
+        self.run(target, "INSERT INTO customers VALUES (%s, %s)", *((n, f"name {n}") for n in range(8)))
+        self.run(target, "INSERT INTO orders VALUES (%s, %s, %s)", *((n, n % 8, n * 100) for n in range(100)))
+        noise = random.Random(1)  # the same in every run
+        self.run(target, "INSERT INTO noise VALUES (%s, %s)", *((n, noise.randbytes(5000)) for n in range(60)))
+        self.run(target, f"INSERT INTO {odd} VALUES (%s, %s)", *((n, "x") for n in range(3)))
+
+    def quoted(self, name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+    def make(self, target: Target, name: str, kind: str = "table") -> None:
+        made = "SELECT 1 AS one" if kind == "view" else "(id integer)"
+        self.run(target, f"CREATE {kind} {name} {'AS ' if kind == 'view' else ''}{made}")
+
+    def add(self, target: Target, table: str, key: int) -> None:
+        self.run(target, _INSERTS[table], (key,))
+
+    def clear(self, target: Target, table: str) -> None:
+        self.run(target, f"DELETE FROM {table}")
+
+    def drop_index(self, target: Target) -> None:
+        self.run(target, "DROP INDEX orders_by_customer")
+
+    @contextmanager
+    def transaction(self, target: Target) -> Iterator[Callable[[str, int], None]]:
+        with self.cursor(target) as cursor:
+            yield lambda table, key: cursor.execute(f"INSERT INTO {table} VALUES ({key})")
 
 
-class SQLiteCase(EngineCase):
+_INSERTS = {"customers": "INSERT INTO customers VALUES (%s, 'later')"}
+
+
+class SQLiteCase(SQLCase):
     kind = "sqlite"
 
     def __init__(self, folder: Path, journal: str = "wal", busy_seconds: float = 0.5) -> None:
@@ -141,8 +199,11 @@ class SQLiteCase(EngineCase):
     def leftovers(self, target: Target) -> list[str]:
         return sorted(path.name for path in self._folder.iterdir() if path.name.startswith(".flexdb"))
 
+    def leave_half_restored(self, target: Target, job: str) -> None:
+        Path(target.database).with_name(f".flexdb_new_{job}_1").write_bytes(b"half")
+
     @contextmanager
-    def open_transaction(self, target: Target) -> Iterator[Any]:
+    def cursor(self, target: Target) -> Iterator[Any]:
         with self._open(target, "rw") as connection, connection:
             yield connection
 
@@ -153,8 +214,9 @@ class SQLiteCase(EngineCase):
             yield connection
 
 
-class PostgresCase(EngineCase):
+class PostgresCase(SQLCase):
     kind = "postgres"
+    blob = "bytea"
     takes_include = True
 
     def __init__(self, server: str) -> None:
@@ -175,12 +237,12 @@ class PostgresCase(EngineCase):
         return target
 
     def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
-        with self.open_transaction(target) as cursor:
+        with self.cursor(target) as cursor:
             for row in rows or (None,):
                 cursor.execute(statement, row)
 
     def rows(self, target: Target) -> dict[str, int]:
-        with self.open_transaction(target) as cursor:
+        with self.cursor(target) as cursor:
             cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
             found = {}
             for (name,) in cursor.fetchall():
@@ -198,8 +260,12 @@ class PostgresCase(EngineCase):
             cursor.execute("SELECT datname FROM pg_database WHERE datname ~ %s", (f"^flexdb_.*{JOB}",))
             return [row[0] for row in cursor.fetchall()]
 
+    def leave_half_restored(self, target: Target, job: str) -> None:
+        with self._maintenance() as cursor:
+            cursor.execute(f"CREATE DATABASE flexdb_new_{job}")
+
     @contextmanager
-    def open_transaction(self, target: Target) -> Iterator[Any]:
+    def cursor(self, target: Target) -> Iterator[Any]:
         with (
             closing(psycopg2.connect(f"{self._server}/{target.database}")) as connection,
             connection,

@@ -118,7 +118,7 @@ def test_restore_uses_a_database_that_is_empty(case: EngineCase, bench: Bench, m
 
 def test_restore_refuses_a_database_with_objects_and_leaves_it(case: EngineCase, bench: Bench) -> None:
     artefact, target = bench.back_up(case, case.filled()), case.empty()
-    case.run(target, "CREATE TABLE mine (id integer)")
+    case.make(target, "mine")
     with pytest.raises(TargetNotEmpty) as refused:
         case.engine.restore(artefact, target, RestoreOptions(), bench.run())
     assert not refused.value.retryable
@@ -126,10 +126,10 @@ def test_restore_refuses_a_database_with_objects_and_leaves_it(case: EngineCase,
     assert case.leftovers(target) == []
 
 
-@pytest.mark.parametrize("statement", ["CREATE VIEW mine AS SELECT 1 AS one", "CREATE TABLE mine (id integer)"])
-def test_any_user_object_makes_a_target_not_empty(case: EngineCase, bench: Bench, statement: str) -> None:
+@pytest.mark.parametrize("kind", ["view", "table"])
+def test_any_user_object_makes_a_target_not_empty(case: EngineCase, bench: Bench, kind: str) -> None:
     artefact, target = bench.back_up(case, case.filled()), case.empty()
-    case.run(target, statement)
+    case.make(target, "mine", kind)
     with pytest.raises(TargetNotEmpty):
         case.engine.restore(artefact, target, RestoreOptions(), bench.run())
 
@@ -137,12 +137,12 @@ def test_any_user_object_makes_a_target_not_empty(case: EngineCase, bench: Bench
 def test_replace_puts_the_backup_in_the_place_of_what_was_there(case: EngineCase, bench: Bench) -> None:
     target = case.filled()
     artefact = bench.back_up(case, target)
-    case.run(target, "CREATE TABLE later (id integer)")
-    case.run(target, "DELETE FROM noise")
+    case.make(target, "later")
+    case.clear(target, "noise")
     case.engine.restore(artefact, target, RestoreOptions(mode="replace"), bench.run())
     assert case.rows(target) == ROWS
     assert case.leftovers(target) == []
-    case.run(target, "INSERT INTO customers VALUES (%s, %s)", (100, "later"))
+    case.add(target, "customers", 100)
     assert case.rows(target)["customers"] == 9
 
 
@@ -336,7 +336,7 @@ def test_a_restore_whose_lease_is_lost_before_the_switch_leaves_the_target(
     artefact = bench.back_up(case, case.filled())
     target = case.empty()
     if mode == "replace":
-        case.run(target, "CREATE TABLE mine (id integer)")
+        case.make(target, "mine")
     before = case.rows(target)
 
     def lost() -> None:
@@ -412,9 +412,9 @@ def test_inspection_lists_tables_and_its_fingerprint_follows_the_structure_only(
     names = {table.name.removeprefix("public.") for table in first.tables}
     assert {"customers", "orders", "noise"} <= names
     assert first.size_bytes > 300_000
-    case.run(target, "DELETE FROM orders")
+    case.clear(target, "orders")
     assert case.engine.inspect(target, bench.run()).fingerprint == first.fingerprint
-    case.run(target, "DROP INDEX orders_by_customer")
+    case.drop_index(target)
     assert case.engine.inspect(target, bench.run()).fingerprint != first.fingerprint
 
 
@@ -425,16 +425,16 @@ def test_the_same_structure_made_anew_has_the_same_fingerprint(case: EngineCase,
 
 def test_what_is_written_meanwhile_is_wholly_in_the_backup_or_wholly_not(case: EngineCase, bench: Bench) -> None:
     target = case.filled()
-    case.run(target, "CREATE TABLE one (id integer)")
-    case.run(target, "CREATE TABLE two (id integer)")
+    case.make(target, "one")
+    case.make(target, "two")
     over, began = threading.Event(), threading.Event()
 
     def keep_writing() -> None:
         number = 0
         while not over.is_set():
-            with case.open_transaction(target) as cursor:
-                cursor.execute(f"INSERT INTO one VALUES ({number})")
-                cursor.execute(f"INSERT INTO two VALUES ({number})")
+            with case.transaction(target) as add:
+                add("one", number)
+                add("two", number)
             number += 1
             began.set()
             over.wait(0.002)  # a writer that never pauses would only show who starves whom
@@ -500,21 +500,10 @@ def test_options_an_engine_lacks_are_refused_before_anything_is_done(case: Engin
 
 def test_leftovers_of_dead_jobs_are_removed_and_of_living_ones_kept(case: EngineCase, bench: Bench) -> None:
     target = case.filled()
-    artefact = bench.back_up(case, target)
-    leave_half_restored(case, bench, artefact, target)
+    case.leave_half_restored(target, bench.run().job_id)
     (left,) = case.leftovers(target)
     assert case.engine.remove_leftovers(target, lambda _job: False) == []
     assert case.leftovers(target) == [left]
     assert case.engine.remove_leftovers(target, lambda job: job in left) == [left]
     assert case.leftovers(target) == []
     assert case.rows(target) == ROWS
-
-
-def leave_half_restored(case: EngineCase, bench: Bench, artefact: Artefact, target: Target) -> None:
-    """As a restore leaves it whose process was killed: its own names, nobody to clean up."""
-    job = bench.run().job_id
-    if isinstance(case, SQLiteCase):
-        Path(target.database).with_name(f".flexdb_new_{job}_1").write_bytes(b"half")
-    elif isinstance(case, PostgresCase):
-        with case._maintenance() as cursor:
-            cursor.execute(f"CREATE DATABASE flexdb_new_{job}")
