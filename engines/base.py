@@ -197,6 +197,11 @@ class InspectionEngine(Engine):
 
 
 class BackupEngine(Engine):
+    has_servers: ClassVar[bool] = True
+    """Whether a target is one of several databases of a server."""
+    globals_of_database: ClassVar[bool] = False
+    """Whether `globals` belong to one database (MongoDB's users) and not to the server."""
+
     @abstractmethod
     def refuse_options(self, options: BackupOptions) -> dict[str, str]:
         """Options this engine lacks, field name to reason; empty when all is well. No I/O."""
@@ -236,6 +241,9 @@ class RestoreEngine(Engine):
 
 
 class VerificationEngine(Engine):
+    rehearses_rows_alone: ClassVar[bool] = False
+    """Whether a backup of rows without definitions can be restored into a scratch database."""
+
     @abstractmethod
     def parse(self, artefact: Artefact, run: Run) -> tuple[Evidence, ...]:
         """Level 2: read the whole artefact with the format's own reader, checking stored and raw SHA-256.

@@ -229,6 +229,13 @@ class ToolOutput:
         self._stop.check()
         return data
 
+    def readinto(self, room: memoryview) -> int:
+        """As `read`, into a buffer of the caller's; how many bytes."""
+        assert self._process.popen.stdout is not None  # noqa: S101  made with a pipe
+        count = os.readv(self._process.popen.stdout.fileno(), [room])
+        self._stop.check()
+        return count
+
     def chunks(self) -> Iterator[bytes]:
         while data := self.read():
             yield data
@@ -247,6 +254,11 @@ class ToolInput:
             code = self._process.reap()
             self._stop.check()
             raise self._process.failure(code)
+
+    def close(self) -> None:
+        """The end of the input, for a tool whose answers to all of it are still to be read."""
+        assert self._process.popen.stdin is not None  # noqa: S101  made with a pipe
+        self._process.popen.stdin.close()
 
     def take(self, read: Callable[[int], bytes]) -> None:
         """Everything `read(size)` gives, to its end.

@@ -7,6 +7,8 @@ from typing import Any, TypeVar, cast
 
 from engines.base import Engine, Target
 from engines.errors import InvalidTarget, UnsupportedOperation
+from engines.mongodb import MongoEngine
+from engines.mysql import MySQLEngine
 from engines.postgres import PostgresEngine
 from engines.sqlite import SQLiteEngine
 
@@ -23,7 +25,7 @@ class EngineRegistry:
     @classmethod
     def default(cls, tool_path: Any = None) -> EngineRegistry:
         """All engines; `tool_path` says where to look for client programs before anywhere else."""
-        return cls([PostgresEngine(tool_path), SQLiteEngine()])
+        return cls([PostgresEngine(tool_path), MySQLEngine(tool_path), SQLiteEngine(), MongoEngine()])
 
     def kinds(self) -> list[str]:
         return sorted(self._by_kind)

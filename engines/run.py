@@ -43,6 +43,11 @@ class StopToken:
     def reason(self) -> StopReason | None:
         return self._reason
 
+    @property
+    def closed(self) -> bool:
+        """Whether the point of no return was passed."""
+        return self._closed
+
     def request(self, reason: StopReason) -> bool:
         """Ask to stop; False when it is too late (`close` came first). Callbacks run once."""
         with self._lock:

@@ -13,7 +13,7 @@ import pytest
 from psycopg2 import sql
 
 from service.amqp.topology import Names
-from tests import rabbitmq
+from tests import mariadb, mongodb, rabbitmq
 from tests.rabbitmq import OwnRabbitMQ
 from tests.servers import (
     ServerMissingError,
@@ -29,10 +29,11 @@ SERVERS = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One PostgreSQL and one RabbitMQ for all processes of the test runner, started before they are."""
+    """One PostgreSQL, RabbitMQ and MariaDB for all processes of the test runner, started before they are."""
     if not hasattr(config, "workerinput"):
         SERVERS.enter_context(some_postgres())
         SERVERS.enter_context(rabbitmq.some_rabbitmq())
+        SERVERS.enter_context(mariadb.some_mysql())
 
 
 def pytest_unconfigure() -> None:
@@ -126,3 +127,33 @@ def own_rabbitmq(rabbitmq_node: OwnRabbitMQ) -> OwnRabbitMQ:
     """A RabbitMQ of the module's own, running, that a test may stop and start."""
     rabbitmq_node.start()
     return rabbitmq_node
+
+
+@pytest.fixture(scope="session")
+def mongodb_url() -> Iterator[str]:
+    """The server that FLEXDB_TEST_MONGODB_URL names, or a SecantusDB of this session's own."""
+    try:
+        with mongodb.some_mongodb() as url:
+            yield url
+    except ServerMissingError as error:
+        missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def mongod_url() -> Iterator[str]:
+    """A real mongod of this session's own."""
+    try:
+        with mongodb.own_mongod() as url:
+            yield url
+    except ServerMissingError as error:
+        missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def mysql_url() -> str:
+    """The installed MySQL or MariaDB, or the one that FLEXDB_TEST_MYSQL_URL names; its `mysql` database."""
+    try:
+        return mariadb.installed_mysql()
+    except ServerMissingError as error:
+        missing(str(error))
+        raise

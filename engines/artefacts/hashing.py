@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 class Sha256Thread:
     """Hashes blocks in a thread of its own; hashlib lets the interpreter go meanwhile.
 
-    At most one block waits, so memory is bounded. Blocks must not change after `update`. Use `close` in
-    every case, it ends the thread.
+    At most one block waits, so memory is bounded. A block must not change until the next `update` has
+    returned. Use `close` in every case, it ends the thread.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Sha256Thread:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256")
         self._pending: Future[None] | None = None
 
-    def update(self, block: bytes) -> None:
+    def update(self, block: bytes | memoryview) -> None:
         self._settle()
         self._pending = self._pool.submit(self._hash.update, block)
 

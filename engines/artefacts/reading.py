@@ -164,6 +164,29 @@ class Artefact:
         self.folder = folder
         self.manifest = manifest
 
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """The databases of a backup that holds several, in the order they were backed up; none for any other."""
+        return tuple(dict.fromkeys(file.database for file in self.manifest.files if file.database is not None))
+
+    def of(self, database: str) -> Artefact:
+        """One database of a backup that holds several, as an artefact of its own; raises `ObjectMissing`."""
+        if database not in self.databases:
+            raise ObjectMissing(
+                f"The backup {self.manifest.backup_id} holds no database {database!r}.",
+                hint=f"It holds: {', '.join(self.databases) or 'one database only'}.",
+            )
+        manifest = self.manifest
+        part = manifest.model_copy(
+            update={
+                "database": database,
+                "objects": tuple(item for item in manifest.objects if item.database == database),
+                "files": tuple(file for file in manifest.files if file.database == database),
+                "options": manifest.options.get("databases", {}).get(database, {}),
+            }
+        )
+        return Artefact(self.store, self.folder, part)
+
     def file(self, format: str) -> StoredFile:
         """The first file of that format; raises `ArtefactDamaged` when the manifest lists none."""
         for file in self.manifest.files:

@@ -14,38 +14,49 @@ from engines.artefacts.reading import Artefact
 from engines.artefacts.writing import ArtefactWriter
 from engines.assertions import Assertion
 from engines.base import (
+    AdoptionEngine,
     BackupEngine,
     BackupOptions,
     CheckEngine,
     CheckReport,
     Dump,
+    Finding,
     Inspection,
     InspectionEngine,
+    PreflightEngine,
     Restored,
     RestoreEngine,
     RestoreOptions,
+    Source,
     Target,
     VerificationEngine,
 )
 from engines.errors import InvalidTarget
-from engines.postgres import databases, look, sessions, verify
-from engines.postgres.catalog import matches, no_match
+from engines.postgres import adopt, databases, look, sessions, verify
 from engines.postgres.clients import Clients
 from engines.postgres.connection import SCHEMES, Address, refuse_name
 from engines.postgres.dump import PgDump
-from engines.postgres.restore import PgRestore
+from engines.postgres.preflight import BeforeBackup
+from engines.postgres.preflight_restore import BeforeRestore
+from engines.postgres.restore import PgRestore, planned
 from engines.run import Run
 
 __all__ = ["PostgresEngine"]
-
-TEMPLATES = frozenset({"template0", "template1"})
 
 
 def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-class PostgresEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, VerificationEngine):
+class PostgresEngine(
+    CheckEngine,
+    InspectionEngine,
+    BackupEngine,
+    RestoreEngine,
+    VerificationEngine,
+    PreflightEngine,
+    AdoptionEngine,
+):
     """PostgreSQL from 13 on, through its own client programs."""
 
     kind = "postgres"
@@ -67,7 +78,7 @@ class PostgresEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine,
 
     def into(self, target: Target, database: str) -> Target:
         refuse_name(database)
-        if database in TEMPLATES or databases.PREFIX.match(database):
+        if database in databases.TEMPLATES or databases.PREFIX.match(database):
             raise InvalidTarget(f"The name {database!r} is kept for PostgreSQL's or FlexDB's own use.")
         return replace(target, database=database)
 
@@ -93,14 +104,11 @@ class PostgresEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine,
     def backup(self, target: Target, options: BackupOptions, out: ArtefactWriter, run: Run) -> Dump:
         return PgDump(target, options, out, run, self._clients, self._free_bytes).make()
 
+    def databases(self, target: Target, run: Run) -> tuple[str, ...]:
+        return databases.of_users(Address.of(target), run)
+
     def plan(self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run) -> tuple[ObjectCount, ...]:
-        listed = artefact.manifest.objects
-        for pattern in options.include:
-            if not any(_meant(pattern, item) for item in listed):
-                raise no_match(pattern, "the backup")
-        if not options.include:
-            return listed
-        return tuple(item for item in listed if any(_meant(pattern, item) for pattern in options.include))
+        return planned(artefact, options)
 
     def restore(self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run) -> Restored:
         return PgRestore(artefact, target, options, run, self._clients, self._free_bytes).make()
@@ -117,10 +125,18 @@ class PostgresEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine,
     def rehearse(
         self, artefact: Artefact, scratch: Target, run: Run, assertions: tuple[Assertion, ...] = ()
     ) -> tuple[Evidence, ...]:
-        return verify.rehearse(artefact, scratch, run, self._clients, self._free_bytes)
+        return verify.Rehearsal(artefact, scratch, run, self._clients, self._free_bytes, assertions).evidence()
 
+    def preflight_backup(self, target: Target, options: BackupOptions, run: Run) -> tuple[Finding, ...]:
+        return BeforeBackup(target, options, run, self._clients, self._free_bytes).findings()
 
-def _meant(pattern: str, item: ObjectCount) -> bool:
-    """Like `catalog.matches`, for a name already written `schema.name`."""
-    schema, _, name = item.name.partition(".")
-    return matches(pattern, schema, name)
+    def preflight_restore(
+        self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run
+    ) -> tuple[Finding, ...]:
+        return BeforeRestore(artefact, target, options, run, self._clients, self._free_bytes).findings()
+
+    def recognise(self, head: bytes) -> str | None:
+        return adopt.recognise(head)
+
+    def adopt(self, source: Source, format: str, out: ArtefactWriter, run: Run) -> Dump:
+        return adopt.Adoption(source, out, run, self._clients).make(format)

@@ -89,12 +89,12 @@ def server(connection: Connection) -> Server:
     return Server(version.split()[0], major, size, superuser, bool(connection.info.ssl_in_use))
 
 
-def relations(connection: Connection) -> list[Relation]:
-    """Every relation a dump of this database may hold, by name."""
+def relations(connection: Connection, *, sized: bool = False) -> list[Relation]:
+    """Every relation a dump of this database may hold, by name; their bytes are 0 unless `sized`."""
     return [
         Relation(oid, schema, name, relkind, size, tuple(parents), owner, extension, condition)
         for oid, schema, name, relkind, size, parents, owner, extension, condition in rows(
-            connection, QUERIES["relations"]
+            connection, QUERIES["relations"], {"sized": sized}
         )
     ]
 

@@ -329,6 +329,11 @@ _TOOL_WORDS: tuple[tuple[re.Pattern[str], type[FlexError], str], ...] = (
         "was kept waiting too long by others",
     ),
     (
+        re.compile(r'query failed: ERROR:  \w+ ".*" does not exist|cache lookup failed for'),  # pg_dump's words only
+        TargetBusy,
+        "found something gone that was there when it began",
+    ),
+    (
         re.compile(
             r"connection to server|server closed the connection|terminating connection|SSL SYSCALL"
             r"|the database system is (starting|shutting)|could not (send|receive) data"

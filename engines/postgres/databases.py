@@ -20,6 +20,7 @@ from engines.run import Run
 PREFIX = re.compile(r"^flexdb_(scratch|new|old)_(.+)$")
 _WAS = re.compile(r"^flexdb: was (.+)$", re.DOTALL)
 SWITCH_TRIES = 3
+TEMPLATES = frozenset({"template0", "template1"})
 
 
 def scratch_name(job_id: str) -> str:
@@ -69,6 +70,13 @@ class Locale:
         if self.provider == "b":
             parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(self.locale)))
         return sql.SQL(" ").join(parts)
+
+
+def of_users(address: Address, run: Run) -> tuple[str, ...]:
+    """Every database of the server but templates and those that FlexDB makes for its own jobs."""
+    with maintenance(address, run) as opened:
+        found = [name for (name,) in rows(opened, QUERIES["databases"])]
+    return tuple(name for name in found if name not in TEMPLATES and not PREFIX.match(name))
 
 
 def exists(address: Address, database: str, run: Run) -> bool:

@@ -10,9 +10,10 @@ from typing import Protocol
 
 from psycopg2 import sql
 
+from engines.base import Tool
 from engines.command import Command, carry_out, conversing, feeding, reading
 from engines.errors import AccessDenied, FlexError, StorageFull, TargetBusy, TargetUnavailable, ToolFailed
-from engines.postgres.archive import Archive, recorded
+from engines.postgres.archive import Archive, content_of, recorded
 from engines.postgres.catalog import QUERIES, Server
 from engines.postgres.clients import Client, needs_filter
 from engines.postgres.connection import Address, execute, rows, session, tools_translated
@@ -80,6 +81,10 @@ class Load:
     """Called when everything is in the database and nothing committed; an exception rolls it back."""
 
     @property
+    def tool(self) -> Tool | None:
+        return self.client.tool("pg_restore")
+
+    @property
     def commits_itself(self) -> bool:
         """Whether `before_commit` is left out, because pg_restore must stream and commit in one."""
         return self.archive.path is None or "psql" not in self.client.programs
@@ -98,7 +103,7 @@ class Load:
     def _make_schemas(self) -> list[str]:
         """A dump of chosen tables names their schemas without holding them; the names of those made."""
         entries = self.entries if self.entries is not None else self.archive.entries(self.run)
-        held = {entry.name for entry in entries if entry.kind == "SCHEMA"}
+        held = {entry.name for entry in entries if entry.kind == "SCHEMA" and not entry.makes_public}
         wanted = {entry.schema for entry in entries if entry.kind in RELATIONS} - held
         if not wanted:
             return []
@@ -142,7 +147,7 @@ class Load:
         """
         if self.archive.path is None:
             raise StorageFull("Restoring into an older server needs the archive unpacked; there is no room.")
-        arguments = ("--single-transaction", "--file=-", *self._selection(), *self.owners.arguments)
+        arguments = ("--single-transaction", "--file=-", *self._what(), *self.owners.arguments)
         script = Command(self.client.path("pg_restore"), (*arguments, str(self.archive.path)))
         with conversing(self._psql(), self.run) as (into, answers):
             with reading(script, self.run) as output:
@@ -170,22 +175,27 @@ class Load:
             self.client.path("pg_restore"),
             (
                 *("--no-password", "--exit-on-error", f"--dbname={conninfo}"),
-                *(*self._selection(), *self.owners.arguments, *arguments),
+                *(*self._what(), *self.owners.arguments, *arguments),
             ),
             environment,
             self.address.secrets,
         )
 
+    def _what(self) -> tuple[str, ...]:
+        if content_of(self.archive.artefact) != "data":
+            return self._selection()
+        # Triggers would do their work a second time; foreign keys in a circle could never be loaded.
+        triggers = ("--disable-triggers",) if self.server.superuser else ()
+        return ("--data-only", *triggers, *self._selection())
+
     def _selection(self) -> tuple[str, ...]:
-        entries = self.entries
-        if recorded(self.archive.artefact, "include", []):
-            # pg_dump --schema=public writes a CREATE SCHEMA public, which every database has already.
-            entries = self.archive.entries(self.run) if entries is None else entries
-            entries = [entry for entry in entries if (entry.kind, entry.name) != ("SCHEMA", "public")]
-        if entries is None:
+        """pg_dump --schema=public writes a CREATE SCHEMA public, which nearly every database has already."""
+        entries = self.entries if self.entries is not None else self.archive.entries(self.run)
+        taken = [entry for entry in entries if not entry.makes_public]
+        if self.entries is None and len(taken) == len(entries):
             return ()
         path = self.run.workspace / "entries.list"
-        path.write_text("".join(f"{entry.number};\n" for entry in entries))
+        path.write_text("".join(f"{entry.number};\n" for entry in taken))
         return (f"--use-list={path}",)
 
     def _tell_size(self) -> Callable[[], None]:

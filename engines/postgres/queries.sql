@@ -9,8 +9,9 @@ SELECT current_setting('server_version'),
 
 -- name: relations
 -- Relations a dump may hold; of those that an extension owns only its configuration tables, with their condition.
+-- Asking for sizes waits for whoever holds a table exclusively.
 SELECT c.oid, n.nspname, c.relname, c.relkind::text,
-       CASE WHEN c.relkind IN ('r', 'm')
+       CASE WHEN %(sized)s AND c.relkind IN ('r', 'm')
             THEN pg_relation_size(c.oid) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)
             ELSE 0 END,
        ARRAY(SELECT i.inhparent::bigint FROM pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition),
@@ -73,6 +74,59 @@ UNION SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE oid >= 16384 AND 
 UNION SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid >= 16384
  ORDER BY 1;
 
+-- name: extensions
+-- Extensions a dump makes; those that initdb made are in every database.
+SELECT extname FROM pg_extension WHERE oid >= 16384 ORDER BY extname;
+
+-- name: unfilled_views
+SELECT oid::regclass::text FROM pg_class WHERE relkind = 'm' AND NOT relispopulated ORDER BY 1;
+
+-- name: unreadable
+-- Relations that pg_dump would lock or read, and we may not: tables and sequences, or anything of a closed schema.
+SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relkind IN ('r', 'p', 'S')
+   AND NOT (has_schema_privilege(n.oid, 'USAGE')
+            AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
+                               ELSE has_table_privilege(c.oid, 'SELECT') END)
+ ORDER BY n.nspname, c.relname;
+
+-- name: guarded
+-- Tables whose row security is in force for us.
+SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relkind IN ('r', 'p') AND row_security_active(c.oid)
+ ORDER BY n.nspname, c.relname;
+
+-- name: unreadable_large_objects
+-- Large objects we may not read. Later servers let readers of all data read them too: none is then told of.
+SELECT oid FROM pg_largeobject_metadata m
+ WHERE current_setting('lo_compat_privileges') <> 'on'
+   AND current_setting('server_version_num')::int < 190000
+   AND NOT pg_has_role(lomowner, 'USAGE')
+   AND NOT EXISTS (SELECT FROM aclexplode(m.lomacl) a
+                    WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))
+ ORDER BY oid LIMIT 20;
+
+-- name: held_exclusively
+-- Tables that somebody else (pid NULL: a prepared transaction) holds so that not even readers get in.
+SELECT DISTINCT l.relation::regclass::text, l.pid FROM pg_locks l
+ WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.relation = ANY (%(oids)s::oid[]) AND l.pid IS DISTINCT FROM pg_backend_pid();
+
+-- name: may_make
+-- Whether we may make databases, and act as the owner of the one named (NULL: there is none).
+SELECT rolcreatedb OR rolsuper,
+       (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = %s)
+  FROM pg_roles WHERE rolname = current_user;
+
+-- name: may_create
+SELECT has_database_privilege(current_database(), 'CREATE');
+
+-- name: available
+-- Which of the given extensions this server has, and whether only superusers may make them.
+SELECT name, bool_and(superuser), bool_or(trusted) FROM pg_available_extension_versions
+ WHERE name = ANY (%s::name[]) GROUP BY name;
+
 -- name: missing_roles
 -- Which of the given roles do not exist here.
 SELECT name FROM unnest(%s::text[]) AS wanted (name)
@@ -90,7 +144,9 @@ SELECT pg_encoding_to_char(encoding), datcollate, datctype,
   FROM pg_database d WHERE datname = current_database();
 
 -- name: databases
-SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname;
+-- What can be connected to and is no template; a limit of -2 marks one that was dropped halfway.
+SELECT datname FROM pg_database
+ WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname;
 
 -- name: database_exists
 SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s);

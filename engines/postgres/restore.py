@@ -7,19 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psycopg2
+from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver names its class in lower case
 
 from engines.artefacts.manifest import ObjectCount
 from engines.artefacts.reading import Artefact
 from engines.base import Restored, RestoreOptions, Target
-from engines.errors import FlexError, Stopped, TargetNotEmpty
-from engines.postgres import catalog, databases
-from engines.postgres.archive import Archive, dump_major, ready
-from engines.postgres.catalog import QUERIES, Server
+from engines.errors import FlexError, Stopped, TargetNotEmpty, UnsupportedOperation
+from engines.postgres import catalog, databases, filling
+from engines.postgres.archive import SQL, Archive, content_of, dump_file, dump_major, ready
+from engines.postgres.catalog import QUERIES, Server, identifier, matches, no_match
 from engines.postgres.clients import Client, Clients
 from engines.postgres.connection import Address, execute, rows, session
 from engines.postgres.databases import Locale
 from engines.postgres.load import Load, Owners, owners
+from engines.postgres.plain import PlainLoad
 from engines.postgres.sessions import end_older, end_own, maintenance
 from engines.postgres.toc import Entry, partial
 from engines.run import Run
@@ -45,29 +48,71 @@ class PgRestore:
         end_older(self.address, self.run)
         self._drop_own_leftovers()
         there = databases.exists(self.address, self.address.database, self.run)
-        if there and self.options.mode == "create":
-            found = user_objects(self.address, self.run)
-            if _holds_more_than_schemas(found) and databases.made_by(self.address, self.address.database, self.run):
-                return self._made_earlier()
-            _refuse(found, self.address.database)
+        if rows_only := content_of(self.artefact) == "data":
+            self._refuse_unfit(there)
+        elif there and self.options.mode == "create" and refuse_what_is_there(self.address, self.run):
+            return self._made_earlier()
         server = server_of(self.address, self.run)
         client = self._client(server)
         with ready(self.artefact, self.run, self.free_bytes) as archive:
-            entries = self._entries(archive)
             kept = owners(archive, self.address, server, self.run)
-            load = Load(archive, self.address, client, server, self.run, kept, 1, entries)
+            load = self._load(archive, client, server, kept)
+            if rows_only:
+                return self._into_tables(load)
             if there and self.options.mode == "create":
                 return self._into_empty(load)
             return self._beside(load, replaces=there)
 
-    def _client(self, server: Server) -> Client:
+    def _client(self, server: Server) -> Client | None:
+        """None for a plain dump, which goes through the driver."""
+        if dump_file(self.artefact).format == SQL:
+            refuse_parts_of_a_script(self.options)
+            return None
         tls = server.tls or self.address.wants_tls
         return self.clients.for_restore(server.major, dump_major(self.artefact, self.run), tls=tls)
+
+    def _load(self, archive: Archive, client: Client | None, server: Server, kept: Owners) -> Load | PlainLoad:
+        if client is None:
+            return PlainLoad(archive, self.address, server, self.run, kept)
+        return Load(archive, self.address, client, server, self.run, kept, 1, self._entries(archive))
 
     def _entries(self, archive: Archive) -> list[Entry] | None:
         if not self.options.include:
             return None
-        return partial(archive.entries(self.run), self.options.include, "the backup")
+        entries = archive.entries(self.run)
+        if content_of(self.artefact) != "data":
+            return partial(entries, self.options.include, "the backup")
+        with session(self.address, self.run.application_name, stop=self.run.stop) as opened:
+            return filling.chosen(entries, opened, self.options.include, self.address.database)
+
+    def _refuse_unfit(self, there: bool) -> None:
+        filling.refuse_replace(self.options.mode)
+        if not there:
+            raise filling.refuse_absent(self.address.database)
+        with session(self.address, self.run.application_name, seconds=0, stop=self.run.stop) as opened:
+            filling.refuse_unfit(opened, planned(self.artefact, self.options), self.address.database)
+
+    def _into_tables(self, load: Load | PlainLoad) -> Restored:
+        """Rows into tables that are there and empty, in one transaction."""
+        try:
+            if load.commits_itself:
+                self.run.point_of_no_return()
+                load.carry_out()
+            else:
+                replace(load, before_commit=self.run.point_of_no_return).carry_out()
+        except BaseException:
+            with suppress(FlexError):  # the failure itself matters more; the next attempt ends them
+                end_own(self.address, self.run)
+            raise
+        names = {item.name for item in planned(self.artefact, self.options)}
+        objects = tuple(item for item in finish(load.address, self.run) if item.name in names)
+        return self._restored(load, objects, (*_notes(load.owners), *self._unfilled_views()))
+
+    def _unfilled_views(self) -> tuple[str, ...]:
+        """Rows alone do not refresh them: their definitions may be others by now."""
+        with session(self.address, self.run.application_name, stop=self.run.stop) as opened:
+            names = [name for (name,) in rows(opened, QUERIES["unfilled_views"])]
+        return (f"To be filled with REFRESH MATERIALIZED VIEW: {', '.join(names)}.",) if names else ()
 
     def _drop_own_leftovers(self) -> None:
         """Of an earlier attempt of this job; what a switch moved away had its successor in place."""
@@ -77,7 +122,7 @@ class PgRestore:
         """An attempt of this job named its database and died before it could say so."""
         return Restored(self.address.database, finish(self.address, self.run), ("Made by an earlier attempt.",))
 
-    def _into_empty(self, load: Load) -> Restored:
+    def _into_empty(self, load: Load | PlainLoad) -> Restored:
         """One transaction: a failure leaves the database as empty as it was."""
         marked = databases.mark(self.address, self.address.database, self.run)
         try:
@@ -103,7 +148,7 @@ class PgRestore:
         with session(self.address, self.run.application_name) as opened:  # a stop that is asked for must not end this
             return bool(rows(opened, QUERIES["user_objects"]))
 
-    def _beside(self, load: Load, *, replaces: bool) -> Restored:
+    def _beside(self, load: Load | PlainLoad, *, replaces: bool) -> Restored:
         built = databases.new_name(self.run.job_id)
         address = self.address.with_database(built)
         note = databases.create(self.address, built, Locale.recorded(self.artefact.manifest.options), self.run)
@@ -134,18 +179,45 @@ class PgRestore:
             return (f"The replaced database is still there as {name}: {error.message}",)
         return ()
 
-    def _restored(self, load: Load, objects: tuple[ObjectCount, ...], notes: tuple[str, ...]) -> Restored:
+    def _restored(self, load: Load | PlainLoad, objects: tuple[ObjectCount, ...], notes: tuple[str, ...]) -> Restored:
         notes += differences(self.artefact, objects) if not self.options.include else ()
-        return Restored(self.address.database, objects, notes, load.client.tool("pg_restore"))
+        return Restored(self.address.database, objects, notes, load.tool)
 
 
-def _jobs(load: Load, wanted: int) -> int:
+def _jobs(load: Load | PlainLoad, wanted: int) -> int:
     """Several connections only where the archive can be read from several places."""
     return max(1, wanted) if load.archive.path is not None else 1
 
 
 def _notes(kept: Owners) -> tuple[str, ...]:
     return (kept.note,) if kept.note else ()
+
+
+def planned(artefact: Artefact, options: RestoreOptions) -> tuple[ObjectCount, ...]:
+    """What a restore brings; raises `TargetMissing` for a pattern that means nothing, `UnsupportedOperation`."""
+    listed = artefact.manifest.objects
+    if dump_file(artefact).format == SQL:
+        refuse_parts_of_a_script(options)
+    for pattern in options.include:
+        if not any(_meant(pattern, item) for item in listed):
+            raise no_match(pattern, "the backup")
+    if not options.include:
+        return listed
+    return tuple(item for item in listed if any(_meant(pattern, item) for pattern in options.include))
+
+
+def _meant(pattern: str, item: ObjectCount) -> bool:
+    """Like `catalog.matches`, for a name already written `schema.name`."""
+    schema, _, name = item.name.partition(".")
+    return matches(pattern, schema, name)
+
+
+def refuse_parts_of_a_script(options: RestoreOptions) -> None:
+    if options.include:
+        raise UnsupportedOperation(
+            "Parts of a plain dump cannot be restored: it has no table of contents.",
+            hint="Leave `include` out, or restore into another database with `into` and take the parts from there.",
+        )
 
 
 def server_of(address: Address, run: Run) -> Server:
@@ -164,6 +236,15 @@ def _holds_more_than_schemas(found: list[str]) -> bool:
     return any(not name.startswith("schema ") for name in found)
 
 
+def refuse_what_is_there(address: Address, run: Run) -> bool:
+    """Whether an earlier attempt of this job did it all; raises `TargetNotEmpty` for objects of anybody else's."""
+    found = user_objects(address, run)
+    if _holds_more_than_schemas(found) and databases.made_by(address, address.database, run):
+        return True
+    _refuse(found, address.database)
+    return False
+
+
 def _refuse(found: list[str], database: str) -> None:
     """Raise `TargetNotEmpty` unless the database holds nothing of anybody's."""
     if found:
@@ -176,9 +257,20 @@ def _refuse(found: list[str], database: str) -> None:
 def finish(address: Address, run: Run) -> tuple[ObjectCount, ...]:
     """Planner statistics for a restored database, which has none, and what is in it, rows counted."""
     with session(address, run.application_name, seconds=0, stop=run.stop) as opened:
-        run.progress("analyzing", 0, unit="tables")
-        execute(opened, "ANALYZE")
+        analyze(opened, run)
         return count_objects(opened, run)
+
+
+def analyze(opened: Connection, run: Run) -> None:
+    """One table after the other, so that one sees how far it is; a partitioned one takes its partitions along."""
+    wanted = [item for item in catalog.relations(opened) if item.relkind in "rmp" and not item.partition_of]
+    for number, item in enumerate(wanted):
+        run.progress("analyzing", number, len(wanted), "tables")
+        try:
+            execute(opened, sql.SQL("ANALYZE {}").format(identifier(item)))
+        except psycopg2.errors.UndefinedTable:
+            continue  # dropped meanwhile by somebody who was quick
+    run.progress("analyzing", len(wanted), len(wanted), "tables")
 
 
 def count_objects(opened: Connection, run: Run) -> tuple[ObjectCount, ...]:

@@ -45,6 +45,8 @@ class Entry:
     name: str
     owner: str
     needs: tuple[int, ...]
+    makes_public: bool = False
+    """Whether it makes the schema `public`, which every new database has."""
 
 
 def read_toc(source: BinaryIO) -> list[Entry]:
@@ -88,8 +90,8 @@ class _Reader:
         self.text(), self.text()  # catalogue and object id
         name, kind = self.text() or "", self.text() or ""
         self.number()  # section
-        for _ in range(3):  # definition, drop and copy statement
-            self.text()
+        definition = self.text() or ""
+        self.text(), self.text()  # drop and copy statement
         schema = self.text() or ""
         self.text()  # tablespace
         if self._version >= (1, 14):
@@ -103,7 +105,8 @@ class _Reader:
             self._bytes(1 + self._offset_bytes)  # where its data begins
         else:
             self.text()  # the file of its data
-        return Entry(number, kind, schema, name, owner, needs)
+        makes_public = (kind, name) == ("SCHEMA", "public") and definition.startswith("CREATE SCHEMA ")
+        return Entry(number, kind, schema, name, owner, needs, makes_public)
 
     def _needs(self) -> Iterator[int]:
         while (text := self.text()) is not None:

@@ -102,7 +102,7 @@ def translating(path: Path, run: Run) -> Iterator[None]:
         raise _translated(path, error) from error
 
 
-def error_name(error: sqlite3.Error) -> str:
+def error_name(error: sqlite3.Error | sqlite3.Warning) -> str:
     """SQLite's own name of the error, as `SQLITE_BUSY`; empty when Python raised it."""
     return getattr(error, "sqlite_errorname", None) or ""
 
@@ -118,6 +118,11 @@ def existing(path: Path) -> None:
         raise TargetMissing(f"There is no database file {path}.", hint="Check the connection's path.") from error
     except PermissionError as error:
         raise AccessDenied(f"{path} cannot be reached: {error.strerror}.") from error
+
+
+def may_write(folder: Path) -> bool:
+    """Whether files can be made in it, as far as permissions tell."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _translated(path: Path, error: sqlite3.Error) -> FlexError:

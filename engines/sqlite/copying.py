@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from engines.artefacts.manifest import ObjectCount
 from engines.artefacts.writing import ArtefactWriter
-from engines.base import Dump, Tool
+from engines.base import BackupOptions, Dump, Tool
 from engines.errors import StorageFailed, StorageFull
 from engines.run import Run
-from engines.sqlite import structure
-from engines.sqlite.connection import error_name, reading
+from engines.sqlite import content, cutting, structure
+from engines.sqlite.connection import connect, error_name, reading, translating
 from engines.sqlite.names import artefact_name
+from engines.sqlite.selection import select
 
 FORMAT = "sqlite-database"
 STEP_BYTES = 4 << 20
@@ -25,35 +27,81 @@ CHUNK = 1 << 20
 WITH_WAL = "The database as it was in one read transaction; its WAL let writers go on meanwhile."
 WITH_JOURNAL = (
     "The database as it was in one read transaction; because of its rollback journal, "
-    "commits of other programs had to wait until it was copied and counted."
+    "commits of other programs had to wait until it was copied."
 )
 
 
-def back_up(path: Path, out: ArtefactWriter, run: Run, *, counts: str, busy_seconds: float) -> Dump:
-    """One moment of the database at `path`, as the file `NAME.sqlite` of the artefact.
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    path: Path
+    wal: bool
+    told: dict[str, Any] = field(default_factory=dict)
+    """What the manifest says beside counts and structure."""
 
-    The copy is staged in the run's workspace and gone when this returns or raises.
+
+def back_up(path: Path, options: BackupOptions, out: ArtefactWriter, run: Run, *, busy_seconds: float) -> Dump:
+    """One moment of the database at `path`, or the selected part of it, as the file `NAME.sqlite` of the artefact.
+
+    All is staged in the run's workspace and gone when this returns or raises.
     """
-    staged = run.workspace / "copy.sqlite"
-    staged.unlink(missing_ok=True)
+    whole, part = run.workspace / "copy.sqlite", run.workspace / "part.sqlite"
     try:
-        with reading(path, run, busy_seconds) as source:
-            wal = source.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-            fingerprint = structure.fingerprint(source)
-            _check_room(source, run.workspace)
-            objects = _copy_and_count(source, staged, run, count=counts == "exact")
-        _store(staged, artefact_name(path), out, run)
+        cutting.remove(whole)
+        cutting.remove(part)
+        staged = _stage(path, options, whole, part, run, busy_seconds)
+        with _opened(staged.path, path, run) as copy:
+            described = structure.described(copy)
+            objects = structure.counted(copy, run, count=options.counts == "exact")
+        _store(staged.path, artefact_name(path), out, run)
     finally:
-        staged.unlink(missing_ok=True)
+        cutting.remove(whole)
+        cutting.remove(part)
     return Dump(
         server_version=sqlite3.sqlite_version,
         objects=objects,
-        counts=counts,
-        consistency=WITH_WAL if wal else WITH_JOURNAL,
-        restore_by_hand=_by_hand(out.files[0].name),
-        tool=Tool("sqlite3 (library)", sqlite3.sqlite_version),
-        options={"counts": counts, "structure": fingerprint},
+        counts=options.counts,
+        consistency=WITH_WAL if staged.wal else WITH_JOURNAL,
+        restore_by_hand=by_hand(out.files[0].name),
+        tool=library(),
+        options={"counts": options.counts} | described | staged.told,
     )
+
+
+def library() -> Tool:
+    return Tool("sqlite3 (library)", sqlite3.sqlite_version)
+
+
+def _stage(path: Path, options: BackupOptions, whole: Path, part: Path, run: Run, busy_seconds: float) -> _Staged:
+    """Nothing but the copying itself happens in the read transaction: it may hold off writers."""
+    with reading(path, run, busy_seconds) as source:
+        wal = structure.in_wal_mode(source)
+        selection = select(source, options, str(path))
+        if options.content == "schema":
+            left_out = cutting.definitions(source, part, selection, run)
+            return _Staged(part, wal, _told(options, left_out))
+        _check_room(source, run.workspace)
+        _copy(source, whole, run)
+    if not selection.dropped:
+        return _Staged(whole, wal)
+    with _opened(whole, path, run) as copy:
+        digests = content.digests(copy, content.names(copy, selection), run)
+    with translating(path, run):
+        left_out = cutting.reduce(whole, part, selection, run)
+    gone = {name for kind, _, name in (item.partition(" ") for item in left_out) if kind == "table"}
+    digests = {name: digest for name, digest in digests.items() if not gone & {name, name.rpartition("_")[0]}}
+    return _Staged(part, wal, _told(options, left_out) | {"digests": digests})
+
+
+def _told(options: BackupOptions, left_out: tuple[str, ...]) -> dict[str, Any]:
+    asked = {"include": list(options.include), "exclude": list(options.exclude), "content": options.content}
+    return asked | {"left_out": list(left_out)}
+
+
+@contextmanager
+def _opened(staged: Path, path: Path, run: Run) -> Iterator[sqlite3.Connection]:
+    """The copy is what the database is, page for page: an error of it is one of the database at `path`."""
+    with translating(path, run), closing(connect(staged, "immutable=1", run, 0)) as copy:
+        yield copy
 
 
 def _check_room(source: sqlite3.Connection, folder: Path) -> None:
@@ -66,9 +114,9 @@ def _check_room(source: sqlite3.Connection, folder: Path) -> None:
         )
 
 
-def _copy_and_count(source: sqlite3.Connection, staged: Path, run: Run, *, count: bool) -> tuple[ObjectCount, ...]:
+def _copy(source: sqlite3.Connection, staged: Path, run: Run) -> None:
     page_size = int(source.execute("PRAGMA page_size").fetchone()[0])
-    _make_private(staged)
+    cutting.private_file(staged)
     try:
         with closing(sqlite3.connect(staged, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")  # a copy that fails is thrown away
@@ -79,7 +127,6 @@ def _copy_and_count(source: sqlite3.Connection, staged: Path, run: Run, *, count
         if error_name(error).startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE")):
             raise StorageFull("No space left in the work folder for the copy.") from error
         raise
-    return structure.counted(source, run, count=count)
 
 
 def _telling(run: Run, page_size: int) -> Callable[[int, int, int], None]:
@@ -87,10 +134,6 @@ def _telling(run: Run, page_size: int) -> Callable[[int, int, int], None]:
         run.progress("copying", (total - remaining) * page_size, total * page_size)
 
     return tell
-
-
-def _make_private(path: Path) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _store(staged: Path, name: str, out: ArtefactWriter, run: Run) -> None:
@@ -101,6 +144,7 @@ def _store(staged: Path, name: str, out: ArtefactWriter, run: Run) -> None:
             sink.write(data)
             done += len(data)
             run.progress("storing", done, total)
+        run.stop.check()  # asked for at the last piece
 
 
 def _read(descriptor: int) -> bytes:
@@ -110,7 +154,7 @@ def _read(descriptor: int) -> bytes:
         raise StorageFailed("The copy in the work folder cannot be read.", hint="Check the work folder.") from error
 
 
-def _by_hand(name: str) -> tuple[str, ...]:
+def by_hand(name: str) -> tuple[str, ...]:
     unpack = f"zstd -d {name} -o DATABASE" if name.endswith(".zst") else f"cp {name} DATABASE"
     return (
         "rm -f DATABASE DATABASE-wal DATABASE-shm DATABASE-journal  # its users stopped",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -11,44 +10,58 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from engines.artefacts.manifest import Evidence, ObjectCount, StoredFile
+from engines.artefacts.manifest import Evidence, ObjectCount
 from engines.artefacts.reading import Artefact, proven
 from engines.artefacts.writing import ArtefactWriter
 from engines.assertions import Assertion
 from engines.base import (
+    AdoptionEngine,
     BackupEngine,
     BackupOptions,
     CheckEngine,
     CheckReport,
     Dump,
+    Finding,
     Inspection,
     InspectionEngine,
+    PreflightEngine,
     Restored,
     RestoreEngine,
     RestoreOptions,
+    Source,
     Target,
-    Tool,
     VerificationEngine,
 )
-from engines.errors import FlexError, StorageFull, TargetMissing, UnsupportedOperation, VerificationImpossible
+from engines.errors import FlexError, UnsupportedOperation, VerificationImpossible
 from engines.run import Run
-from engines.sqlite import names, proving, structure, switching
-from engines.sqlite.connection import existing, reading
-from engines.sqlite.copying import FORMAT, back_up
+from engines.sqlite import adopting, cutting, names, preflight, proving, restoring, structure
+from engines.sqlite.asking import asked
+from engines.sqlite.connection import reading
+from engines.sqlite.copying import back_up
+from engines.sqlite.selection import planned
+from engines.sqlite.unpacking import stored, unpacked
 
-WHOLE_FILE = "A SQLite backup is the whole file; leave this out."
 UNAVAILABLE_OPTIONS = {
-    "include": WHOLE_FILE,
-    "exclude": WHOLE_FILE,
     "jobs": "A SQLite file is copied in one stream; leave this out or use 1.",
     "globals": "SQLite has no roles or tablespaces; leave this out.",
+    "content": "A SQLite file cannot hold rows without their tables; use `all` or `schema`.",
+    "layout": "A SQLite database is one file; leave this out or use `archive`.",
 }
 
 
-class SQLiteEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, VerificationEngine):
+class SQLiteEngine(
+    CheckEngine,
+    InspectionEngine,
+    BackupEngine,
+    RestoreEngine,
+    VerificationEngine,
+    PreflightEngine,
+    AdoptionEngine,
+):
     """`busy_seconds`: how long to wait for locks that other programs hold."""
 
     kind = "sqlite"
+    has_servers = False
     schemes = ("sqlite",)
 
     def __init__(self, busy_seconds: float = 10.0) -> None:
@@ -94,59 +107,43 @@ class SQLiteEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, V
 
     def refuse_options(self, options: BackupOptions) -> dict[str, str]:
         asked = {
-            "include": bool(options.include),
-            "exclude": bool(options.exclude),
             "jobs": options.jobs > 1,
             "globals": options.globals,
+            "content": options.content == "data",
+            "layout": options.layout != "archive",
         }
-        return {name: UNAVAILABLE_OPTIONS[name] for name, wanted in asked.items() if wanted}
+        refused = {name: UNAVAILABLE_OPTIONS[name] for name, wanted in asked.items() if wanted}
+        for name in ("include", "exclude"):
+            if any("\0" in pattern or not pattern for pattern in getattr(options, name)):
+                refused[name] = "A pattern is not empty and holds no NUL character."
+        return refused
 
     def backup(self, target: Target, options: BackupOptions, out: ArtefactWriter, run: Run) -> Dump:
         for name, why in self.refuse_options(options).items():
             raise UnsupportedOperation(f"{name}: {why}")
-        path = Path(target.database)
-        return back_up(path, out, run, counts=options.counts, busy_seconds=self._busy_seconds)
+        return back_up(Path(target.database), options, out, run, busy_seconds=self._busy_seconds)
 
     def plan(self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run) -> tuple[ObjectCount, ...]:
-        _refuse_include(options)
         run.stop.check()
-        return artefact.manifest.objects
+        return planned(artefact.manifest, options.include)
 
     def restore(self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run) -> Restored:
-        _refuse_include(options)
-        path = Path(target.database)
-        replace = options.mode == "replace"
-        if path.exists():
-            existing(path)
         self.remove_leftovers(target, lambda job_id: job_id == run.job_id)
-        if run.attempt > 1 and switching.holds(path, artefact.file(FORMAT), run):
-            return _restored_before(path, run)
-        if not replace:
-            switching.check_empty(path, run, self._busy_seconds)
-        new = self._unpacked(artefact, path.parent, names.new_name(run.job_id, run.token), run)
-        try:
-            with proving.dumped(new, run) as connection:
-                proving.check_integrity(connection, run)
-                objects = structure.counted(connection, run)
-            notes = switching.put_in_place(new, path, run, replace=replace, busy_seconds=self._busy_seconds)
-        finally:
-            new.unlink(missing_ok=True)
-        return Restored(str(path), objects, notes, Tool("sqlite3 (library)", sqlite3.sqlite_version))
+        path = Path(target.database)
+        return restoring.restore(artefact, path, options, run, busy_seconds=self._busy_seconds)
 
     def parse(self, artefact: Artefact, run: Run) -> tuple[Evidence, ...]:
-        file = artefact.file(FORMAT)
-        copy = self._unpacked(artefact, run.workspace, "parsed.sqlite", run)
+        copy = unpacked(artefact, run.workspace, "parsed.sqlite", run)
         try:
             with proving.dumped(copy, run) as connection:
-                return (*proven(file), *proving.check_integrity(connection, run))
+                return (*proven(stored(artefact)), *proving.check_integrity(connection, run))
         finally:
-            copy.unlink(missing_ok=True)
+            cutting.remove(copy)
 
     def drop(self, target: Target, run: Run) -> bool:
         path = Path(target.database)
         there = path.exists()
-        for suffix in ("", *names.SIDE_FILES):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        cutting.remove(path)
         return there
 
     def rehearse(
@@ -158,42 +155,32 @@ class SQLiteEngine(CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, V
                 "Level 3 compares with row counts, and this backup was made without them.",
                 hint="Ask for level 2, or back up with counts `exact`.",
             )
-        copy = self._unpacked(artefact, run.workspace, f"flexdb_scratch_{run.job_id}.sqlite", run)
+        copy = unpacked(artefact, run.workspace, f"flexdb_scratch_{run.job_id}.sqlite", run)
         try:
             with proving.dumped(copy, run, "mode=rw") as connection:
-                return proving.compare(connection, artefact.manifest, run)
+                evidence = proving.compare(connection, artefact, run)
+            return (*evidence, *asked(copy, assertions, run))
         finally:
-            for suffix in ("", *names.SIDE_FILES):
-                copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+            cutting.remove(copy)
 
-    def _unpacked(self, artefact: Artefact, folder: Path, name: str, run: Run) -> Path:
-        file = artefact.file(FORMAT)
-        _check_room(file, folder)
-        return artefact.stage(file, folder, run, name)
+    def preflight_backup(self, target: Target, options: BackupOptions, run: Run) -> tuple[Finding, ...]:
+        path = Path(target.database)
+        refused = self.refuse_options(options)
+        return preflight.of_backup(path, options, refused, run, busy_seconds=self._busy_seconds)
+
+    def preflight_restore(
+        self, artefact: Artefact, target: Target, options: RestoreOptions, run: Run
+    ) -> tuple[Finding, ...]:
+        path = Path(target.database)
+        return preflight.of_restore(artefact, path, options, run, busy_seconds=self._busy_seconds)
+
+    def recognise(self, head: bytes) -> str | None:
+        return adopting.recognise(head)
+
+    def adopt(self, source: Source, format: str, out: ArtefactWriter, run: Run) -> Dump:
+        return adopting.adopt(source, format, out, run)
 
 
 def _library() -> dict[str, object]:
     tools = {"sqlite3 (library)": {"version": sqlite3.sqlite_version, "path": "in this program"}}
     return {"compatible": True, "tools": tools, "hint": ""}
-
-
-def _refuse_include(options: RestoreOptions) -> None:
-    if options.include:
-        raise UnsupportedOperation("A SQLite backup is restored as a whole.", hint="Leave `include` out.")
-
-
-def _restored_before(path: Path, run: Run) -> Restored:
-    """An earlier attempt of this job switched and died before it could say so."""
-    with proving.dumped(path, run, "mode=ro") as connection:
-        objects = structure.counted(connection, run)
-    note = "An earlier attempt of this job had put it in place; it is byte for byte the backup."
-    return Restored(str(path), objects, (note,), Tool("sqlite3 (library)", sqlite3.sqlite_version))
-
-
-def _check_room(file: StoredFile, folder: Path) -> None:
-    try:
-        free = shutil.disk_usage(folder).free
-    except FileNotFoundError as error:
-        raise TargetMissing(f"There is no folder {folder}.", hint="Make it, or correct the path.") from error
-    if file.raw_bytes > free:
-        raise StorageFull(f"{file.raw_bytes} bytes are needed in {folder}, {free} are free.")

@@ -15,7 +15,10 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database; see https://www.sqlite.org/tempfiles.html."""
 SCHEME = "sqlite:///"
 LONGEST_NAME = 200
-_OURS = re.compile(r"\.flexdb_(?:new|scratch)_(?P<job>.+)_(?P<token>\d+)(?:-wal|-shm|-journal)?")
+_OURS = re.compile(
+    r"(?:\.flexdb_(?:new|scratch)_(?P<job>.+)_(?P<token>\d+)|flexdb_(?:new|scratch)_(?P<plain>[0-9A-Za-z-]+?))"
+    r"(?:-wal|-shm|-journal)?"
+)
 
 
 def database_file(url: str) -> Path:
@@ -69,7 +72,6 @@ class OwnFile:
 
     path: Path
     job_id: str
-    token: int
 
 
 def new_name(job_id: str, token: int) -> str:
@@ -78,14 +80,14 @@ def new_name(job_id: str, token: int) -> str:
 
 
 def own_files(folder: Path) -> Iterator[OwnFile]:
-    """What restores that ended early left in `folder`; nothing when the folder cannot be read."""
+    """What restores and rehearsals that ended early left in `folder`; nothing when the folder cannot be read."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
     for name in names:
         if match := _OURS.fullmatch(name):
-            yield OwnFile(folder / name, match["job"], int(match["token"]))
+            yield OwnFile(folder / name, match["job"] or match["plain"])
 
 
 def artefact_name(database: Path) -> str:

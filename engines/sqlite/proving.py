@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from engines.artefacts.manifest import Evidence, Manifest, ObjectCount
-from engines.artefacts.reading import damaged
+from engines.artefacts.manifest import Evidence, ObjectCount
+from engines.artefacts.reading import Artefact, damaged
 from engines.errors import ArtefactDamaged, ToolFailed, VerificationImpossible
 from engines.run import Run
-from engines.sqlite import structure
+from engines.sqlite import content, structure
 from engines.sqlite.connection import connect, error_name
 
 COMPLAINTS_SHOWN = 20
@@ -49,7 +49,9 @@ def check_integrity(connection: sqlite3.Connection, run: Run) -> tuple[Evidence,
     evidence = Evidence(level=2, check="integrity_check", expected="ok", found="; ".join(said)[:2000], ok=whole)
     if not whole:
         raise damaged(f"The dump is damaged: integrity_check says {said[0][:200]!r}.", evidence)
-    return (evidence, _foreign_keys(connection))
+    foreign_keys = _foreign_keys(connection)
+    run.stop.check()  # asked for after the last look amid a statement
+    return (evidence, foreign_keys)
 
 
 def _foreign_keys(connection: sqlite3.Connection) -> Evidence:
@@ -60,8 +62,19 @@ def _foreign_keys(connection: sqlite3.Connection) -> Evidence:
     return Evidence(level=2, check="foreign_key_check", found=f"{orphans} rows without their parent")
 
 
-def compare(connection: sqlite3.Connection, manifest: Manifest, run: Run) -> tuple[Evidence, ...]:
-    """Level 3: every object with its rows, and the structure; raises `ArtefactDamaged` on a difference."""
+def check_objects(artefact: Artefact, found: tuple[ObjectCount, ...]) -> None:
+    """Raises `ArtefactDamaged` when a whole restored database does not hold the tables and rows of the manifest."""
+    seen = {item.name: item for item in found}
+    uncounted = {item.name for item in found if item.rows is None}  # its module is not here
+    compared = [_rows(item, seen.get(item.name)) for item in artefact.manifest.objects]
+    evidence = [item for item in compared if not item.ok and item.object not in uncounted]
+    if evidence:
+        raise damaged("The dump does not hold what its manifest lists.", *evidence)
+
+
+def compare(connection: sqlite3.Connection, artefact: Artefact, run: Run) -> tuple[Evidence, ...]:
+    """Level 3: every object with its rows and content, and the structure; raises `ArtefactDamaged` on a difference."""
+    manifest = artefact.manifest
     found = {item.name: item for item in structure.counted(connection, run)}
     for wanted in manifest.objects:
         if wanted.rows is not None and wanted.name in found and found[wanted.name].rows is None:
@@ -73,10 +86,29 @@ def compare(connection: sqlite3.Connection, manifest: Manifest, run: Run) -> tup
     if before := manifest.options.get("structure"):
         seen = structure.fingerprint(connection)
         evidence.append(Evidence(level=3, check="structure", expected=before, found=seen, ok=seen == before))
+    if all(item.ok for item in evidence):
+        evidence += _contents(connection, artefact, run)
     wrong = [item for item in evidence if not item.ok]
     if wrong:
         raise damaged(f"{len(wrong)} of {len(evidence)} comparisons differ from the manifest.", *evidence)
     return tuple(evidence)
+
+
+def _contents(connection: sqlite3.Connection, artefact: Artefact, run: Run) -> list[Evidence]:
+    """A file that is the copied one byte for byte needs no other proof of its rows than its SHA-256, which was seen
+    while it was unpacked. What was taken out of a whole copy is compared with the digests taken before."""
+    wanted: dict[str, str] = artefact.manifest.options.get("digests", {})
+    if not wanted:
+        return [
+            Evidence(level=3, check="content, byte for byte", object=file.name, expected=digest, found=digest)
+            for file in artefact.manifest.files
+            for digest in (file.raw_sha256,)
+        ]
+    seen = content.digests(connection, tuple(wanted), run)
+    return [
+        Evidence(level=3, check="content", object=name, expected=digest, found=seen[name], ok=seen[name] == digest)
+        for name, digest in wanted.items()
+    ]
 
 
 def _rows(wanted: ObjectCount, found: ObjectCount | None) -> Evidence:

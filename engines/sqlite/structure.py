@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from engines.artefacts.manifest import ObjectCount
 from engines.base import TableInfo
@@ -19,6 +21,11 @@ _TOKENS = re.compile(
       | (?P<word>\w+)""",
     re.VERBOSE | re.DOTALL,
 )
+_NAME = r"""(?:"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|'(?:[^']|'')*'|[^\s"'`\[(]+)"""
+_MODULE = re.compile(
+    rf"CREATE\s+VIRTUAL\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?{_NAME}(?:\s*\.\s*{_NAME})?\s*USING\s+(\w+)", re.IGNORECASE
+)
+_WITHOUT_MODULE = ("no such module", "no such tokenizer", "unknown tokenizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +78,28 @@ def rows_of(connection: sqlite3.Connection, table: str) -> int | None:
         query = "SELECT count(*) FROM main." + quoted(table)  # noqa: S608  the name is quoted
         return int(connection.execute(query).fetchone()[0])
     except sqlite3.OperationalError as error:
-        if str(error).startswith(("no such module", "no such tokenizer", "unknown tokenizer")):
+        if str(error).startswith(_WITHOUT_MODULE):
             return None
         raise
+
+
+def in_wal_mode(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+
+
+def lacks_module(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether a virtual table cannot be opened here, because its module or tokenizer is not in this SQLite."""
+    try:
+        connection.execute(f"SELECT 1 FROM main.{quoted(table)} LIMIT 0")  # noqa: S608  the name is quoted
+    except sqlite3.OperationalError as error:
+        return str(error).startswith(_WITHOUT_MODULE)
+    return False
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether there is a table of exactly that name, SQLite's own among them."""
+    query = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?)"
+    return bool(connection.execute(query, (name,)).fetchone()[0])
 
 
 def quoted(name: str) -> str:
@@ -113,6 +139,23 @@ def fingerprint(connection: sqlite3.Connection) -> str:
     )
     lines = sorted(repr((kind, name, table, normalised(sql or ""))) for kind, name, table, sql in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def described(connection: sqlite3.Connection) -> dict[str, Any]:
+    """What the manifest keeps of the structure: its fingerprint, the views, and the modules its virtual tables need."""
+    virtual = connection.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND rootpage = 0 AND sql NOT NULL")
+    modules = {match[1].lower() for (sql,) in virtual if (match := _MODULE.match(sql))}
+    return {
+        "structure": fingerprint(connection),
+        "views": [table.name for table in tables(connection) if table.kind == "view"],
+        "modules": sorted(modules),
+    }
+
+
+def lacking(connection: sqlite3.Connection, modules: Iterable[str]) -> list[str]:
+    """Those of the modules that this SQLite does not have."""
+    known = {str(name).lower() for (name,) in connection.execute("SELECT name FROM pragma_module_list")}
+    return sorted(set(modules) - known)
 
 
 def normalised(sql: str) -> str:

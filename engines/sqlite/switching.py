@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from engines.artefacts.manifest import StoredFile
 from engines.command import Command, reading
 from engines.durability import sync
 from engines.errors import AccessDenied, FlexError, StorageFailed, TargetBusy, TargetNotEmpty
@@ -52,16 +51,16 @@ HASH = "import hashlib, sys; print(hashlib.file_digest(open(sys.argv[1], 'rb'), 
 """Run as a process of its own: closing a file drops all locks this process's SQLite holds on it (POSIX)."""
 
 
-def holds(target: Path, file: StoredFile, run: Run) -> bool:
-    """Whether the database at `target` is byte for byte the one that was backed up, and nothing beside it."""
+def holds(target: Path, size: int, sha256: str, run: Run) -> bool:
+    """Whether the file at `target` has these bytes, and there is nothing beside it."""
     side_files = [target.with_name(target.name + suffix) for suffix in SIDE_FILES]
     if any(path.exists() and path.stat().st_size > 0 for path in side_files):
         return False
-    if not target.is_file() or target.stat().st_size != file.raw_bytes:
+    if not target.is_file() or target.stat().st_size != size:
         return False
     with reading(Command(Path(sys.executable), ("-I", "-S", "-c", HASH, str(target))), run) as output:
         found = b"".join(output.chunks()).decode().strip()
-    return found == file.raw_sha256
+    return found == sha256
 
 
 def _appear(new: Path, target: Path, run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import uuid
 from abc import ABC, abstractmethod
@@ -16,6 +17,8 @@ from urllib.parse import quote
 
 import psycopg2
 from psycopg2 import sql
+from pymongo import MongoClient
+from pymongo.database import Database
 
 from engines.artefacts.manifest import Manifest, Verification
 from engines.artefacts.reading import Artefact
@@ -29,10 +32,14 @@ from engines.base import (
     Target,
     VerificationEngine,
 )
+from engines.mongodb import MongoEngine
+from engines.mysql import MySQLEngine
 from engines.postgres import PostgresEngine
 from engines.run import Run, StopToken
 from engines.sqlite import SQLiteEngine
 from engines.storage.base import Store
+from tests import mariadb
+from tests.mongodb import with_database
 
 ROWS = {"customers": 8, "orders": 100, "noise": 60, 'odd "name" ü': 3}
 """What `filled` puts into a database. `noise` cannot be compressed, so that artefacts have some size."""
@@ -48,6 +55,8 @@ class EngineCase(ABC):
     engine: FullEngine
     kind: str
     takes_include = False
+    sees_one_moment = True
+    """Whether what the server gives for a dump is one moment of the whole database."""
 
     @abstractmethod
     def absent(self) -> Target:
@@ -161,6 +170,7 @@ _INSERTS = {"customers": "INSERT INTO customers VALUES (%s, 'later')"}
 
 class SQLiteCase(SQLCase):
     kind = "sqlite"
+    takes_include = True
 
     def __init__(self, folder: Path, journal: str = "wal", busy_seconds: float = 0.5) -> None:
         self.engine: Any = SQLiteEngine(busy_seconds)
@@ -287,6 +297,152 @@ class PostgresCase(SQLCase):
                 cursor.execute(drop.format(sql.Identifier(name)))
 
 
+class MySQLCase(SQLCase):
+    kind = "mysql"
+    takes_include = True
+
+    def __init__(self, server: str) -> None:
+        self.engine: Any = MySQLEngine(None)
+        self._server = server
+        self._made: list[str] = []
+
+    def absent(self) -> Target:
+        name = f"flexdb_suite_{uuid.uuid4().hex[:12]}"
+        self._made.append(name)
+        target: Target = self.engine.target("shop", mariadb.with_database(self._server, name))
+        return target
+
+    def empty(self) -> Target:
+        target = self.absent()
+        mariadb.sql(self._server, f"CREATE DATABASE `{target.database}` CHARACTER SET utf8mb4", on="")
+        return target
+
+    def quoted(self, name: str) -> str:
+        return "`" + name.replace("`", "``") + "`"
+
+    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
+        with self.cursor(target) as cursor:
+            for row in rows or (None,):
+                cursor.execute(statement, row)
+
+    def drop_index(self, target: Target) -> None:
+        """Its foreign key goes with it: it needs an index."""
+        self.run(target, "ALTER TABLE orders DROP FOREIGN KEY orders_ibfk_1, DROP INDEX orders_by_customer")
+
+    def rows(self, target: Target) -> dict[str, int]:
+        with self.cursor(target) as cursor:
+            cursor.execute("SHOW FULL TABLES WHERE table_type = 'BASE TABLE'")
+            found = {}
+            for name, _ in cursor.fetchall():
+                cursor.execute(f"SELECT COUNT(*) FROM {self.quoted(name)}")
+                found[name] = cursor.fetchone()[0]
+            return found
+
+    def exists(self, target: Target) -> bool:
+        return bool(mariadb.sql(self._server, f"SHOW DATABASES LIKE '{target.database}'", on=""))
+
+    def leftovers(self, target: Target) -> list[str]:
+        found = mariadb.sql(self._server, f"SHOW DATABASES LIKE 'flexdb%{JOB}%'", on="")
+        return [name for (name,) in found]
+
+    def leave_half_restored(self, target: Target, job: str) -> None:
+        mariadb.sql(self._server, f"CREATE DATABASE flexdb_new_{job}", on="")
+
+    @contextmanager
+    def cursor(self, target: Target) -> Iterator[Any]:
+        with closing(mariadb.connected(self._server, target.database)) as connection:
+            connection.begin()
+            with connection.cursor() as cursor:
+                yield cursor
+            connection.commit()
+
+    def close(self) -> None:
+        for name in self._made:
+            mariadb.sql(self._server, f"DROP DATABASE IF EXISTS `{name}`", on="")
+
+
+class MongoCase(EngineCase):
+    """`sees_one_moment` is False for SecantusDB, which accepts snapshot reads and does not do them."""
+
+    kind = "mongodb"
+    takes_include = True
+
+    def __init__(self, server: str, *, sees_one_moment: bool) -> None:
+        self.engine: Any = MongoEngine()
+        self.sees_one_moment = sees_one_moment
+        self._server = server
+        self._client: MongoClient[dict[str, Any]] = MongoClient(server)
+        self._made: list[str] = []
+
+    def absent(self) -> Target:
+        name = f"flexdb_suite_{uuid.uuid4().hex[:12]}"
+        self._made.append(name)
+        target: Target = self.engine.target("shop", with_database(self._server, name))
+        return target
+
+    def empty(self) -> Target:
+        """MongoDB has no database without a collection: one that holds nothing is one that is not there."""
+        return self.absent()
+
+    def fill(self, target: Target) -> None:
+        shop = self._on(target)
+        noise = random.Random(1)  # the same in every run
+        shop["customers"].insert_many([{"_id": n, "name": f"name {n}"} for n in range(8)])
+        shop["orders"].insert_many([{"_id": n, "customer": n % 8, "cents": n * 100} for n in range(100)])
+        shop["noise"].insert_many([{"_id": n, "data": noise.randbytes(5000)} for n in range(60)])
+        shop['odd "name" ü'].insert_many([{"_id": n, "select": "x"} for n in range(3)])
+        shop["orders"].create_index("customer", name="orders_by_customer")
+        shop.create_collection("dear_orders", viewOn="orders", pipeline=[{"$match": {"cents": {"$gt": 5000}}}])
+
+    def make(self, target: Target, name: str, kind: str = "table") -> None:
+        view: dict[str, Any] = {"viewOn": "nothing", "pipeline": []} if kind == "view" else {}
+        self._on(target).create_collection(name, **view)
+
+    def add(self, target: Target, table: str, key: int) -> None:
+        self._on(target)[table].insert_one({"_id": key, "name": "later"})
+
+    def clear(self, target: Target, table: str) -> None:
+        self._on(target)[table].delete_many({})
+
+    def drop_index(self, target: Target) -> None:
+        self._on(target)["orders"].drop_index("orders_by_customer")
+
+    @contextmanager
+    def transaction(self, target: Target) -> Iterator[Callable[[str, int], None]]:
+        with self._client.start_session() as session, session.start_transaction():
+
+            def add(table: str, key: int) -> None:
+                self._on(target)[table].insert_one({"_id": key}, session=session)
+
+            yield add
+
+    def rows(self, target: Target) -> dict[str, int]:
+        shop = self._on(target)
+        names = [found["name"] for found in shop.list_collections() if found["type"] == "collection"]
+        return {name: shop[name].count_documents({}) for name in names if not name.startswith("system.")}
+
+    def exists(self, target: Target) -> bool:
+        return target.database in self._client.list_database_names()
+
+    def leftovers(self, target: Target) -> list[str]:
+        names = [name for name in self._client.list_database_names() if name.startswith("flexdb_") and JOB in name]
+        for database in self._made:
+            inside = self._client[database].list_collection_names()
+            names += [f"{database}.{name}" for name in inside if name.startswith("flexdb_")]
+        return names
+
+    def leave_half_restored(self, target: Target, job: str) -> None:
+        self._on(target)[f"flexdb_new_{job}.1.0"].insert_one({"_id": 1})
+
+    def close(self) -> None:
+        for name in self._made:
+            self._client.drop_database(name)
+        self._client.close()
+
+    def _on(self, target: Target) -> Database[dict[str, Any]]:
+        return self._client[target.database]
+
+
 JOB = f"suite{uuid.uuid4().hex[:12]}"
 """The job id of every run in this process, so that suites running beside each other do not meet."""
 
@@ -348,3 +504,7 @@ class Bench:
 
     def stored(self) -> list[str]:
         return [found.key for found in (*self.store.list(), *self.store.unfinished())]
+
+
+MONGOD = ("mongodb-mongod",) if shutil.which("mongod") else ()
+CASES = ("postgres-15", "postgres-18", "sqlite-wal", "sqlite-delete", "mysql-mariadb", "mongodb-secantus", *MONGOD)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handlers.base import Claim
+from handlers.base import Claim, Later
 from service.jobs import Job, Problem, Status, new_id
 from service.ledger.records import Accepted, CancelOutcome, Change, DeliveryStatus, Heartbeat, Rules, Verdict
 from tests.contracts.ledger_world import World
@@ -48,6 +48,26 @@ class JobSuite:
         assert event["type"] == row.event_type == "backup.started"
         assert event["id"] == row.event_id == f"{job.job_id}/started/1"
         assert event["causationid"] == "e1"
+
+    async def test_an_end_makes_the_job_that_follows_it_and_that_waits_its_time(self, world: World) -> None:
+        job = await world.running("e1")
+        later = Later("removal", "shop", {"connection": "shop"}, (Claim("target:kept", "exclusive"),), 60.0, 7)
+        await world.ledger.finish_job(job.job_id, job.fencing_token, Status.SUCCEEDED, {}, later=(later,))
+        (found,) = (await world.ledger.jobs(status="queued", limit=10)).items
+        assert (found.operation, found.source, found.event_id) == ("removal", "/flexdb", f"{job.job_id}/removal")
+        assert (found.connection, found.data, found.max_attempts) == ("shop", {"connection": "shop"}, 7)
+        assert await world.claim() == []
+        assert 59 < (await world.ledger.next_due() or 0) <= 60
+        world.clock.now += 61
+        (follower,) = await world.claim()
+        assert follower.job_id == found.job_id
+
+    async def test_an_end_that_comes_too_late_makes_no_job(self, world: World) -> None:
+        job = await world.running("e1")
+        later = Later("removal", None, {}, (), 0.0, 1)
+        ended = await world.ledger.finish_job(job.job_id, job.fencing_token + 1, Status.SUCCEEDED, {}, later=(later,))
+        assert ended is None
+        assert [each.job_id for each in (await world.ledger.jobs(limit=10)).items] == [job.job_id]
 
     async def test_jobs_on_one_target_run_one_at_a_time(self, world: World) -> None:
         first, second = await world.accepted(target="shop"), await world.accepted(target="shop")

@@ -28,34 +28,11 @@ from engines.run import Progress, Run, StopReason, StopToken
 from engines.storage.base import ObjectWriter
 from engines.storage.local import LocalStore
 from tests.contracts.engine_cases import (
+    CASES,
     ROWS,
     Bench,
     EngineCase,
-    PostgresCase,
-    SQLiteCase,
 )
-
-CASES = ("postgres-15", "postgres-18", "sqlite-wal", "sqlite-delete")
-
-
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineCase]:
-    kind, _, variant = request.param.partition("-")
-    if kind == "postgres":
-        postgres = PostgresCase(request.getfixturevalue(f"postgres{variant}_url"))
-        yield postgres
-        postgres.close()
-        return
-    folder = tmp_path / "databases"
-    folder.mkdir()
-    yield SQLiteCase(folder, variant)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    workspace = tmp_path / "workspace"
-    workspace.mkdir(mode=0o700)
-    return Bench(LocalStore("main", tmp_path / "storage"), workspace)
 
 
 def prove(case: EngineCase, bench: Bench, artefact: Artefact, level: int, scratch: Target) -> list[str]:
@@ -425,6 +402,9 @@ def test_the_same_structure_made_anew_has_the_same_fingerprint(case: EngineCase,
 
 def test_what_is_written_meanwhile_is_wholly_in_the_backup_or_wholly_not(case: EngineCase, bench: Bench) -> None:
     target = case.filled()
+    if not case.sees_one_moment:
+        assert "No moment common" in bench.back_up(case, target).manifest.consistency
+        return
     case.make(target, "one")
     case.make(target, "two")
     over, began = threading.Event(), threading.Event()
@@ -507,3 +487,24 @@ def test_leftovers_of_dead_jobs_are_removed_and_of_living_ones_kept(case: Engine
     assert case.engine.remove_leftovers(target, lambda job: job in left) == [left]
     assert case.leftovers(target) == []
     assert case.rows(target) == ROWS
+
+
+def test_a_dropped_database_is_gone_and_a_second_drop_finds_none(case: EngineCase, bench: Bench) -> None:
+    kept, going = case.filled(), case.absent()
+    case.engine.restore(bench.back_up(case, kept), going, RestoreOptions(), bench.run())
+    assert case.engine.drop(going, bench.run()) is True
+    assert not case.exists(going)
+    assert case.engine.drop(going, bench.run()) is False
+    assert case.rows(kept) == ROWS
+
+
+def test_a_server_lists_its_databases_and_an_engine_without_servers_says_so(case: EngineCase, bench: Bench) -> None:
+    target, absent = case.filled(), case.absent()
+    if not case.engine.has_servers:
+        with pytest.raises(UnsupportedOperation):
+            case.engine.databases(target, bench.run())
+        return
+    found = case.engine.databases(target, bench.run())
+    assert target.database in found
+    assert absent.database not in found
+    assert len(set(found)) == len(found)

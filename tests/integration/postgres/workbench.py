@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import secrets
+import subprocess
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psycopg2
 
 from engines.artefacts.manifest import Manifest, Verification
 from engines.artefacts.reading import Artefact
 from engines.artefacts.writing import ArtefactWriter, Compression
-from engines.base import BackupOptions, Restored, RestoreOptions, Target
+from engines.base import BackupOptions, Dump, Restored, RestoreOptions, Target
 from engines.postgres import PostgresEngine
+from engines.postgres.clients import Clients
 from engines.run import Run, StopToken
 from engines.storage.local import LocalStore
 
@@ -97,6 +100,10 @@ class Workbench:
     runs: int = 0
 
     @property
+    def clients(self) -> Clients:
+        return Clients.installed()
+
+    @property
     def store(self) -> LocalStore:
         return LocalStore("main", self.folder / "store")
 
@@ -118,6 +125,25 @@ class Workbench:
             out.discard()
             raise
         assert dump.tool is not None
+        return self._artefact(dump, out, run, self.target(url).database)
+
+    def adopt(self, dump: bytes | BinaryIO, run: Run | None = None, *, compression: str = "zstd") -> Artefact:
+        """As the adoption handler does it, from bytes to an artefact; discarded on failure."""
+        run = run or self.run()
+        source = io.BytesIO(dump) if isinstance(dump, bytes) else dump
+        format = self.engine.recognise(source.read(64 * 1024))
+        assert format is not None, "not recognised"
+        source.seek(0)
+        out = ArtefactWriter(self.store, f"shop/{run.job_id}-{run.token}", Compression.parse(compression))
+        try:
+            adopted = self.engine.adopt(source, format, out, run)
+        except BaseException:
+            out.discard()
+            raise
+        return self._artefact(adopted, out, run, "adopted")
+
+    def _artefact(self, dump: Dump, out: ArtefactWriter, run: Run, database: str) -> Artefact:
+        assert dump.tool is not None
         now = datetime.now(UTC)
         manifest = Manifest(
             backup_id=f"{run.job_id}-{run.token}",
@@ -125,7 +151,7 @@ class Workbench:
             event_id="event",
             connection="shop",
             engine="postgres",
-            database=self.target(url).database,
+            database=database,
             server_version=dump.server_version,
             tool={"name": dump.tool.name, "version": dump.tool.version},
             flexdb_version="0",
@@ -142,8 +168,49 @@ class Workbench:
         )
         return Artefact(self.store, out.folder, manifest)
 
+    def prove(self, artefact: Artefact, url: str) -> None:
+        """Levels 1 to 3, nothing else of ours left on the server."""
+        for evidence in (
+            artefact.check(self.run()),
+            self.engine.parse(artefact, self.run()),
+            self.engine.rehearse(artefact, self.target(url), self.run()),
+        ):
+            assert all(item.ok for item in evidence)
+        assert sql(url, f"SELECT datname FROM pg_database WHERE datname ~ 'flexdb_.*{self.job_id}'") == []
+
     def restore(self, artefact: Artefact, url: str, run: Run | None = None, **options: Any) -> Restored:
         return self.engine.restore(artefact, self.target(url), RestoreOptions(**options), run or self.run())
 
     def stored(self) -> list[str]:
         return [found.key for found in (*self.store.list(), *self.store.unfinished())]
+
+
+def schema_text(url: str) -> str:
+    """The database's structure as its own pg_dump writes it, but for what differs between any two runs."""
+    major = sql(url, "SELECT current_setting('server_version_num')::int / 10000")[0][0]
+    text = dumped(url, "--schema-only", program=Clients.installed().for_dump(major, tls=False).path("pg_dump"))
+    lines = text.decode().splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+def dumped(url: str, *arguments: str, program: Path = Path("pg_dump")) -> bytes:
+    """What somebody gets who runs pg_dump by hand."""
+    ended = subprocess.run([str(program), *arguments, url], capture_output=True, check=True)
+    return ended.stdout
+
+
+def row_hashes(url: str) -> dict[str, str]:
+    """A digest of every table's rows in the order of their text, by name."""
+    names = sql(
+        url,
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^(pg_|information_schema)' ORDER BY 1",
+    )
+    return {
+        name: sql(url, f"SELECT md5(coalesce(string_agg(t::text, '|' ORDER BY t::text), '')) FROM ONLY {name} t")[0][0]
+        for (name,) in names
+    }
+
+
+def sequence_values(url: str) -> list[tuple[Any, ...]]:
+    return sql(url, "SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2")

@@ -13,25 +13,12 @@ from pathlib import Path
 import pytest
 
 from engines.artefacts.compression import zstd
-from engines.base import RestoreOptions, Target
+from engines.base import RestoreOptions
 from engines.errors import ArtefactDamaged, InvalidTarget, StorageFull, TargetBusy, ToolFailed
 from engines.run import Progress, Run
 from tests.contracts.engine_cases import ROWS, Bench, SQLiteCase
+from tests.integration.sqlite.databases import RICH, content, query
 from tests.integration.sqlite.programs import holding, writing
-
-
-def query(target: Target, statement: str) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(target.database)) as connection:
-        return connection.execute(statement).fetchall()
-
-
-def content(target: Target) -> dict[str, object]:
-    """Every definition and every row, shadow tables and SQLite's own included."""
-    found: dict[str, object] = {}
-    for kind, name, sql in query(target, "SELECT type, name, sql FROM sqlite_schema"):
-        quoted = '"' + str(name).replace('"', '""') + '"'
-        found[str(name)] = (sql, query(target, f"SELECT * FROM {quoted}") if kind == "table" else None)
-    return found
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete", "persist"])
@@ -115,31 +102,6 @@ def test_a_hot_journal_of_a_killed_program_is_played_back_first(folder: Path, be
     case.engine.restore(artefact, restored, RestoreOptions(), bench.run())
     assert case.rows(restored) == ROWS
     assert query(restored, "SELECT count(*) FROM orders WHERE cents < 0") == [(0,)]
-
-
-RICH = """
-CREATE TABLE pairs (a text, b text, value text, PRIMARY KEY (a, b)) WITHOUT ROWID;
-INSERT INTO pairs VALUES ('a', 'b', 'c'), ('d', 'e', 'f');
-CREATE TABLE strictly (id integer PRIMARY KEY, amount real) STRICT;
-INSERT INTO strictly VALUES (1, 1.5);
-CREATE TABLE sides (a integer, b integer, area integer GENERATED ALWAYS AS (a * b) STORED, half AS (a / 2));
-INSERT INTO sides (a, b) VALUES (2, 3), (4, 5), (6, 7);
-CREATE INDEX by_area ON sides (area) WHERE area > 10;
-CREATE TABLE counted (id integer PRIMARY KEY AUTOINCREMENT, t text);
-INSERT INTO counted (t) VALUES ('x'), ('y');
-CREATE VIRTUAL TABLE letters USING fts5 (subject, body);
-INSERT INTO letters VALUES ('hello', 'a quick brown fox'), ('bye', 'lazy dog');
-CREATE VIRTUAL TABLE boxes USING rtree (id, x0, x1, y0, y1);
-INSERT INTO boxes VALUES (1, 0, 1, 0, 1);
-CREATE TABLE "quote""d ' name; DROP TABLE pairs" (x); INSERT INTO "quote""d ' name; DROP TABLE pairs" VALUES (1);
-CREATE TABLE "таблица" (x); INSERT INTO "таблица" VALUES (1), (2);
-CREATE VIEW v AS SELECT a FROM pairs;
-CREATE TRIGGER noted AFTER INSERT ON pairs BEGIN INSERT INTO counted (t) VALUES (new.a); END;
-CREATE TABLE parents (id integer PRIMARY KEY);
-CREATE TABLE children (parent integer REFERENCES parents (id)); INSERT INTO children VALUES (77);
-PRAGMA user_version = 42; PRAGMA application_id = 7;
-ANALYZE;
-"""
 
 
 def test_all_that_sqlite_can_hold_survives_backup_and_restore(case: SQLiteCase, bench: Bench) -> None:
