@@ -72,15 +72,32 @@ class Verified:
 
 CatalogueChange = Published | Verified
 
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Another operation that FlexDB itself asks for, to be carried out so many seconds after the job's end.
+
+    Its event has source `/flexdb` and id `<job_id>/<operation>`.
+    """
+
+    operation: str
+    connection: str | None
+    data: dict[str, Any]
+    claims: tuple[Claim, ...]
+    seconds: float
+    max_attempts: int
+
+
 R = TypeVar("R", bound=Request)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a handler returns: the result, and what the catalogue learns in the same transaction."""
+    """What a handler returns: the result, and what the ledger learns in the same transaction."""
 
     result: Result
     changes: tuple[CatalogueChange, ...] = ()
+    later: tuple[Later, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +120,10 @@ class Handler(ABC, Generic[R]):
     def faults(self, request: R) -> list[Fault]:
         """What validation by the model alone cannot see; no I/O. Empty when all is well."""
         return []
+
+    def wants_token(self, request: R) -> str | None:
+        """Why a signature alone does not admit this very request, though it admits the operation; None: it does."""
+        return None
 
     def connection(self, request: R) -> str | None:
         """The connection the job is about, None for a job without one."""

@@ -8,9 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from engines.artefacts.reading import Artefact
 from engines.base import Target
-from engines.errors import ArtefactDamaged, FlexError, ObjectMissing, UnknownBackup, VerificationImpossible
+from engines.errors import (
+    ArtefactDamaged,
+    AssertionFailed,
+    FlexError,
+    ObjectMissing,
+    UnknownBackup,
+    UnsupportedOperation,
+    VerificationImpossible,
+)
 from engines.registry import EngineRegistry
 from engines.run import Run
+from handlers.asserting import AssertionRequest
 from handlers.base import Claim, ConnectionName, Handler, Labels, Outcome, Request, Result, Verified, backup_key
 from handlers.ports import Catalogue, CatalogueEntry, Connections, Stores
 from handlers.proof import HIGHEST_LEVEL, Prover, shown_evidence
@@ -31,11 +40,19 @@ class VerificationRequest(Request):
     backup_id: str | None = Field(default=None, min_length=1, max_length=200)
     filter: BackupFilter | None = Field(default=None, description="Instead of `backup_id`.")
     level: int = Field(default=2, ge=0, le=HIGHEST_LEVEL)
+    assertions: tuple[AssertionRequest, ...] = Field(
+        default=(), max_length=100, description="Questions to the restored scratch database; they want level 3."
+    )
+    database: str | None = Field(
+        default=None, min_length=1, max_length=255, description="Of a backup of a whole server: the one asked."
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> VerificationRequest:
         if (self.backup_id is None) == (self.filter is None):
             raise ValueError("give either backup_id or filter")
+        if self.assertions and self.level < HIGHEST_LEVEL:
+            raise ValueError("assertions are asked of a restored database: they want level 3")
         return self
 
 
@@ -71,11 +88,14 @@ class VerificationHandler(Handler[VerificationRequest]):
     def connection(self, request: VerificationRequest) -> str | None:
         return request.filter.connection if request.filter else None
 
+    def wants_token(self, request: VerificationRequest) -> str | None:
+        return "Assertions are SQL of the caller's own; send them with a token." if request.assertions else None
+
     def claims(self, request: VerificationRequest) -> tuple[Claim, ...]:
         return (Claim(backup_key(request.backup_id), "shared"),) if request.backup_id else ()
 
     def run(self, request: VerificationRequest, run: Run) -> Outcome:
-        proven = [self._prove(entry, request.level, run) for entry in self._entries(request, run)]
+        proven = [self._prove(entry, request, run) for entry in self._entries(request, run)]
         first = proven[0]
         return Outcome(
             VerificationResult(
@@ -102,12 +122,14 @@ class VerificationHandler(Handler[VerificationRequest]):
             self._catalogue.hold(entry.manifest.backup_id, run.job_id, run.token)
         return entries
 
-    def _prove(self, entry: CatalogueEntry, level: int, run: Run) -> VerifiedBackup:
-        backup_id = entry.manifest.backup_id
+    def _prove(self, entry: CatalogueEntry, request: VerificationRequest, run: Run) -> VerifiedBackup:
+        backup_id, level = entry.manifest.backup_id, request.level
         artefact = Artefact(self._stores.store(entry.store), entry.folder, entry.manifest)
+        asked = tuple(each.assertion() for each in request.assertions)
+        of = asked_database(artefact, request.database, bool(asked))
         try:
-            evidence = self._prover.prove(artefact, level, self._scratch_host(entry, level), run)
-        except (ArtefactDamaged, ObjectMissing) as error:
+            evidence = self._prover.prove(artefact, level, self._scratch_host(entry, level), run, asked, of)
+        except (ArtefactDamaged, ObjectMissing, AssertionFailed) as error:
             error.details.setdefault("backup_id", backup_id)
             error.details.setdefault("evidence", [])
             raise
@@ -131,3 +153,18 @@ class VerificationHandler(Handler[VerificationRequest]):
                 f"Level 3 restores into a scratch database, but the connection {manifest.connection!r} "
                 "that the backup was made of is no longer configured."
             ) from error
+
+
+def asked_database(artefact: Artefact, database: str | None, asked: bool) -> str | None:
+    """The database that assertions are asked of; raises `UnsupportedOperation` when that is not clear."""
+    held = artefact.databases
+    if not held:
+        return None
+    if database is not None:
+        return artefact.of(database).manifest.database
+    if asked:
+        raise UnsupportedOperation(
+            "The backup is of a whole server; assertions are asked of one database.",
+            hint=f"Say which with `database`: {', '.join(held)}.",
+        )
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
@@ -12,6 +13,7 @@ from engines.artefacts.manifest import MANIFEST_NAME
 from engines.artefacts.reading import read_manifest
 from engines.errors import ArtefactDamaged, ObjectMissing, StorageFailed, TargetUnavailable, UnknownBackup
 from engines.storage.base import Store, StoredObject
+from handlers.adoption import INCOMING
 from handlers.base import backup_key
 from handlers.ports import CatalogueEntry
 from service.connections import NamedStores
@@ -20,6 +22,8 @@ from service.ledger.records import BackupFilter, LedgerUnavailable
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+UPLOAD_DEAD = timedelta(days=1)
+"""An unfinished upload nobody has written to for so long has no end to come."""
 
 
 class LedgerCatalogue:
@@ -102,7 +106,21 @@ def _remove_unpublished(store: Store, key: str) -> bool:
 
 
 def _everything(store: Store) -> list[StoredObject]:
-    return [*store.list(), *store.unfinished()]
+    """All but uploaded dumps: those wait for somebody to adopt or remove them, however long."""
+    return [item for item in (*store.list(), *store.unfinished()) if not _was_uploaded(item)]
+
+
+def _was_uploaded(item: StoredObject) -> bool:
+    return item.key.startswith(f"{INCOMING}/")
+
+
+def _remove_dead_uploads(store: Store) -> int:
+    """Remove what uploads left that died with their process."""
+    before = datetime.now(UTC) - UPLOAD_DEAD
+    dead = [item for item in store.unfinished() if _was_uploaded(item) and item.modified < before]
+    for item in dead:
+        store.delete(item.key)
+    return len(dead)
 
 
 class StorageSweep:
@@ -113,7 +131,10 @@ class StorageSweep:
         self._stores = stores
 
     async def run(self) -> tuple[int, int]:
-        """(objects removed, artefacts adopted). Only objects that name an ended job of this ledger are removed."""
+        """(objects removed, artefacts adopted).
+
+        Only objects that name an ended job of this ledger are removed, and what is left of dead uploads.
+        """
         removed = adopted = 0
         for store in self._stores.all():
             try:
@@ -121,6 +142,7 @@ class StorageSweep:
                 published = {_folder(item.key) for item in objects if _is_manifest(item)}
                 loose = [item for item in objects if _folder(item.key) not in published]
                 removed += await self._remove(store, loose)
+                removed += await asyncio.to_thread(_remove_dead_uploads, store)
                 manifests = [item for item in objects if _is_manifest(item)]
                 adopted += await self._adopt(store, manifests)
             except StorageFailed as error:

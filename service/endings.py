@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from engines.errors import ArtefactDamaged, FlexError, Stopped
 from engines.run import StopReason
-from handlers.base import CatalogueChange, Outcome, Verified
+from handlers.base import CatalogueChange, Later, Outcome, Verified
 from service.jobs import Job, Problem, Status
 from service.ledger.endings import CANCELED
 
@@ -27,6 +27,7 @@ class Finish:
     result: dict[str, Any] | None = None
     problem: Problem | None = None
     changes: tuple[CatalogueChange, ...] = ()
+    later: tuple[Later, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,9 @@ class Backoff:
 
 def completed(outcome: Outcome) -> Finish:
     """A result that was returned is a success, even when a wish to stop came while it was on its way."""
-    return Finish(Status.SUCCEEDED, outcome.result.model_dump(mode="json"), changes=outcome.changes)
+    return Finish(
+        Status.SUCCEEDED, outcome.result.model_dump(mode="json"), changes=outcome.changes, later=outcome.later
+    )
 
 
 def ending_of(error: BaseException, stopped: StopReason | None, job: Job, backoff: Backoff, now: float) -> Ending:

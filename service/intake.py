@@ -87,7 +87,11 @@ class Intake:
         if not principal.may_speak_for(event.source):
             fault = Fault("/source", "Sources below /flexdb belong to FlexDB's own callers; use one of yours.")
             raise Refused(400, "invalid_event", fault.detail, (fault,))
-        return self._submission(event, handler, reply)
+        _refuse_odd_ids(event)
+        request = self._request(event, handler)
+        if principal.kind != "token" and (why := handler.wants_token(request)):
+            raise Refused(403, "operation_not_allowed", why)
+        return self._submission(event, handler, request, reply)
 
     async def room(self) -> int:
         """How many events would be taken now, as far as the ledger goes; 0 while it is away."""
@@ -104,9 +108,7 @@ class Intake:
             known = ", ".join(sorted(self._handlers))
             raise Refused(404, "unknown_operation", f"There is no such operation; known are: {known}.") from None
 
-    def _submission(self, event: Event, handler: Handler[Any], reply: str | None) -> Submission:
-        _refuse_odd_ids(event)
-        request = self._request(event, handler)
+    def _submission(self, event: Event, handler: Handler[Any], request: Request, reply: str | None) -> Submission:
         data = to_json(event.data).decode()
         if "\\u0000" in data:
             _refuse_nul(event.data)

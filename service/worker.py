@@ -322,8 +322,10 @@ class Worker:
 
     async def _write(self, job: Job, ending: Ending) -> bool:
         match ending:
-            case Finish(status, result, problem, changes):
-                ended = await self._ledger.finish_job(job.job_id, job.fencing_token, status, result, problem, changes)
+            case Finish(status, result, problem, changes, later):
+                ended = await self._ledger.finish_job(
+                    job.job_id, job.fencing_token, status, result, problem, changes, later
+                )
                 return ended is not None
             case RetryLater(delay, problem):
                 return await self._ledger.retry_later(job.job_id, job.fencing_token, delay, problem)
@@ -351,7 +353,7 @@ class Worker:
 def facts(ending: Ending) -> dict[str, Any]:
     """What the log says of an end."""
     match ending:
-        case Finish(status, _, problem, _):
+        case Finish(status, _, problem):
             return {"status": status.value} | ({"code": problem.code, "error": problem.message} if problem else {})
         case RetryLater(delay, problem):
             return {

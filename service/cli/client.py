@@ -24,6 +24,8 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 QUIET_SECONDS = 60.0
 """A stream silent for so long is opened anew."""
+STORED_SECONDS = 600.0
+"""After the last byte of an upload the service writes to disk what the system had kept in memory."""
 NOT_SHOWN = "No token was sent: set FLEXDB_TOKEN, or FLEXDB_HOME to the folder where the service keeps its token."
 NOT_TAKEN = "FLEXDB_TOKEN or FLEXDB_HOME/token is not this service's; compare FLEXDB_URL and FLEXDB_HOME."
 
@@ -146,6 +148,15 @@ class ServiceClient:
                 write(chunk)
             return response.headers.copy()
 
+    async def upload(
+        self, path: str, chunks: AsyncIterator[bytes], size: int, params: Mapping[str, Any] | None = None
+    ) -> Answer:
+        """PUT exactly `size` bytes as they are."""
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STORED_SECONDS)
+        async with self._open("PUT", path, params=params, data=chunks, headers=headers, timeout=limits) as response:
+            return Answer(response.status, response.headers.copy(), await _json(response))
+
     @asynccontextmanager
     async def _open(
         self,
@@ -154,6 +165,7 @@ class ServiceClient:
         *,
         params: Mapping[str, Any] | None = None,
         body: Any = None,
+        data: AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109  per call, as aiohttp takes it
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -166,6 +178,7 @@ class ServiceClient:
                 self.url + path,
                 params=query,
                 json=body,
+                data=data,
                 headers=headers,
                 allow_redirects=False,
                 **extra,

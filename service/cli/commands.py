@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -100,6 +101,15 @@ def restore(
         str, typer.Option("--mode", help="plan only lists, create wants an empty target, replace switches.")
     ] = "create",
     include: Annotated[list[str] | None, typer.Option("--include", help="Only these objects; may be repeated.")] = None,
+    database: Annotated[
+        str | None, typer.Option("--database", help="Of a backup of a whole server: which one.")
+    ] = None,
+    keep_seconds: Annotated[
+        float | None, typer.Option("--keep-seconds", help="Into a database of its own, dropped after so long.")
+    ] = None,
+    safety_backup: Annotated[
+        bool, typer.Option("--safety-backup/--no-safety-backup", help="Before a replace, back up what is there.")
+    ] = True,
     event_id: EventId = None,
     wait: Wait = True,
     timeout: Timeout = None,
@@ -108,13 +118,37 @@ def restore(
     """Bring a backup into a database."""
     from service.cli.sending import send_and_wait
 
+    given = {"into": into, "include": include or None, "database": database, "keep_seconds": keep_seconds}
+    data = {"connection": to, "mode": mode} | _which(backup_id, latest)
+    data |= {field: value for field, value in given.items() if value is not None}
+    data |= {} if safety_backup else {"safety_backup": False}
+    raise typer.Exit(send_and_wait("restore", data, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json))
+
+
+def _which(backup_id: str | None, latest: str | None) -> dict[str, Any]:
     if (backup_id is None) == (latest is None):
         raise CommandError("Name the backup, or give --latest CONNECTION.", "`flexdb backups` lists what there is.")
-    data: dict[str, Any] = {"connection": to, "mode": mode}
-    data |= {"backup_id": backup_id} if backup_id else {"latest": {"connection": latest}}
+    return {"backup_id": backup_id} if backup_id else {"latest": {"connection": latest}}
+
+
+@app.command()
+def preflight(
+    connection: Annotated[str, typer.Argument(help="The connection to back up, or to restore into.")],
+    backup_id: Annotated[str | None, typer.Option("--restore", help="Look before a restore of this backup.")] = None,
+    latest: Annotated[
+        str | None, typer.Option("--latest", help="Look before a restore of the newest of this connection.")
+    ] = None,
+    into: Annotated[str | None, typer.Option("--into", help="Another database there.")] = None,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """What a backup or restore would fail of, and how to mend it; touches nothing."""
+    from service.cli.sending import send_and_wait
+
+    data: dict[str, Any] = {"connection": connection}
+    data |= _which(backup_id, latest) if backup_id or latest else {}
     data |= {"into": into} if into is not None else {}
-    data |= {"include": include} if include else {}
-    raise typer.Exit(send_and_wait("restore", data, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json))
+    raise typer.Exit(send_and_wait("preflight", data, seconds=timeout, as_json=as_json))
 
 
 @app.command()
@@ -134,6 +168,39 @@ def verify(
     data = {"backup_id": backup_id, "level": level}
     raise typer.Exit(
         send_and_wait("verification", data, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json)
+    )
+
+
+@app.command()
+def adopt(
+    dump: Annotated[
+        Path, typer.Argument(help="The file, or the folder, that the dump tool wrote; gzip and zstd stay.")
+    ],
+    connection: Annotated[str, typer.Option("--connection", help="Whose backup it becomes; its engine reads it.")],
+    label: Annotated[list[str] | None, typer.Option("--label", help="NAME=VALUE; may be repeated.")] = None,
+    verify: Annotated[int, typer.Option("--verify", min=0, max=3, help="Level to reach before it counts.")] = 2,
+    storage: Annotated[str | None, typer.Option("--storage", help="Name of a configured store.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the upload; default that of the file.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="In place of an upload of that name.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the upload there when it was adopted.")] = False,
+    event_id: EventId = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Take a dump made by hand into the catalogue: upload, prove, publish.
+
+    Exit codes as for send.
+    """
+    from service.cli.adopt import adopt_and_wait, labels_of
+
+    data: dict[str, Any] = {"connection": connection, "verify": verify, "keep": keep}
+    data |= {"labels": labels_of(label)} if label else {}
+    data |= {"storage": storage} if storage else {}
+    raise typer.Exit(
+        adopt_and_wait(
+            dump, data, name=name, replace=replace, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json
+        )
     )
 
 

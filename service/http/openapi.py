@@ -111,6 +111,11 @@ _FIXED: Document = {
         created_at={"type": "string", "format": "date-time"},
         updated_at={"type": "string", "format": "date-time"},
     ),
+    "Uploaded": _object(
+        ("path", "bytes", "sha256", "storage"),
+        **dict.fromkeys(("path", "sha256", "storage"), _TEXT),
+        bytes={"type": "integer"},
+    ),
     "Page": _object(
         ("data", "next_cursor"),
         data={"type": "array", "items": _OPEN},
@@ -219,6 +224,8 @@ def _operation(route: RouteLike, path: str, *, schema: str | None = None, summar
         operation["requestBody"] = {"required": True, "content": _body(schema)}
     elif route.path == "/dead-letters/redrive":
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": REDRIVE}}}
+    elif route.path == "/incoming/{name}" and route.method == "PUT":
+        operation["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
     elif route.path in _PUT_BODIES and route.method == "PUT":
         operation["requestBody"] = {
             "required": True,
@@ -261,6 +268,8 @@ def _answers(route: RouteLike, *, takes_events: bool) -> Document:
         "/backups": "Page",
         "/deliveries": "Page",
         "/subscriptions": "Page",
+        "/incoming": "Page",
+        "/incoming/{name}": "Uploaded",
         "/schedules": "Page",
         "/schedules/{name}": "Schedule",
     }

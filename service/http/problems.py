@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from engines.errors import ArtefactDamaged, FlexError, ObjectMissing, UnknownBackup
+from engines.errors import ArtefactDamaged, FlexError, ObjectMissing, StorageFull, UnknownBackup
 from handlers.base import Fault
 from service.access import NotAuthenticated
 from service.amqp.dead_letters import AMQPUnavailable
@@ -40,6 +40,8 @@ CODES: dict[str, str] = {
     "subscription_not_found": "there is no such subscription",
     "dead_letter_not_found": "there is no such dead letter",
     "schedule_not_found": "there is no such schedule",
+    "incoming_not_found": "there is no such uploaded dump",
+    "incoming_exists": "a dump of that name was uploaded before, or is being uploaded now",
     "method_not_allowed": "the route does not take this method",
     "unsupported_media_type": "the content type is not one the route takes",
     "too_large": "the body is larger than FLEXDB_MAX_BODY_BYTES",
@@ -154,6 +156,8 @@ def of_exception(error: Exception) -> web.Response | None:
             return problem(404, error.code, f"{error.message} {error.hint}")
         case ArtefactDamaged():
             return problem(409, error.code, f"{error.message} {error.hint}")
+        case StorageFull():
+            return problem(507, error.code, f"{error.message} {error.hint}")
         case FlexError():
             return problem(503 if error.retryable else 422, error.code, f"{error.message} {error.hint}")
         case web.HTTPException():

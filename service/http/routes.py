@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from handlers.registry import handler_classes
-from service.http import backups, dead_letters, deliveries, docs, events, health, jobs, schedules, subscriptions
+from service.http import (
+    backups,
+    dead_letters,
+    deliveries,
+    docs,
+    events,
+    health,
+    incoming,
+    jobs,
+    schedules,
+    subscriptions,
+)
 from service.http.keys import PARTS, Parts
 from service.http.openapi import asyncapi_document, document
 from service.http.problems import problems
@@ -26,6 +37,8 @@ class Route:
     """`open`: nothing asked; `token`; `signed`: a token or a source's signature, checked by the door itself."""
     query: tuple[tuple[str, str], ...] = ()
     """Query parameters and what each means."""
+    holds_back: bool = False
+    """A caller who asks before the body is sent (`Expect`) is answered by the door itself, after its checks."""
 
 
 PAGING = (("cursor", "The `next_cursor` of the page before."), ("limit", "Items on a page, 1 to 500; 50 by default."))
@@ -40,6 +53,7 @@ BACKUP_FILTERS = (
     ("label", "NAME:VALUE; may be given several times."),
     ("min_level", "Verified at least to this level, 0 to 3."),
 )
+UPLOADED_TO = (("storage", "Name of a configured store; the default one when left out."),)
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/events", events.post_event, "Take a CloudEvent, structured, binary or batched.", "signed"),
@@ -72,6 +86,16 @@ ROUTES: tuple[Route, ...] = (
         "Download a stored file.",
         query=(("file", "Which one, when the backup has several."),),
     ),
+    Route("GET", "/incoming", incoming.list_incoming, "List uploaded dumps not adopted yet.", query=UPLOADED_TO),
+    Route(
+        "PUT",
+        "/incoming/{name}",
+        incoming.put_incoming,
+        "Upload a dump made by hand, to be adopted.",
+        query=(*UPLOADED_TO, ("replace", "true: in place of one uploaded before.")),
+        holds_back=True,
+    ),
+    Route("DELETE", "/incoming/{name}", incoming.delete_incoming, "Remove an uploaded dump.", query=UPLOADED_TO),
     Route("GET", "/subscriptions", subscriptions.list_subscriptions, "List subscriptions."),
     Route("GET", "/subscriptions/{name}", subscriptions.show_subscription, "Show one subscription."),
     Route("PUT", "/subscriptions/{name}", subscriptions.put_subscription, "Make or replace a subscription."),
@@ -122,11 +146,13 @@ def make_app(parts: Parts) -> web.Application:
         handler_args={"auto_decompress": False},  # signatures are over the bytes as sent; see `bodies.unpacked`
     )
     app[PARTS] = parts
+    app[incoming.UPLOADS] = incoming.Uploads()
     app[docs.OPENAPI] = document(ROUTES, handler_classes())
     app[docs.ASYNCAPI] = asyncapi_document(handler_classes())
     for route in ROUTES:
         handle = _with_token(route.handle) if route.access == "token" else route.handle
-        app.router.add_route(route.method, route.path, handle)
+        expect = incoming.hold_back if route.holds_back else None
+        app.router.add_route(route.method, route.path, handle, expect_handler=expect)
         if route.method == "GET" and route.handle is not jobs.stream_events:
             app.router.add_route("HEAD", route.path, handle)
     return app

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from handlers.base import CatalogueChange
+from handlers.base import CatalogueChange, Later
 from handlers.ports import CatalogueEntry
 from service.jobs import Job, Problem, Status
 from service.ledger.records import (
@@ -112,12 +112,13 @@ class Ledger(ABC):
         result: dict[str, Any] | None = None,
         problem: Problem | None = None,
         changes: Sequence[CatalogueChange] = (),
+        later: Sequence[Later] = (),
     ) -> Job | None:
         """`running → succeeded | failed | canceled`, guarded by the token.
 
         One transaction: state, result, history with the terminal event, one delivery per callback, reply, matching
-        subscription and for the exchange, catalogue changes, claims freed. None when the token no longer holds:
-        nothing was changed. Concurrent calls share statements and a commit.
+        subscription and for the exchange, catalogue changes, the jobs that follow `later`, claims freed. None when
+        the token no longer holds: nothing was changed. Concurrent calls share statements and a commit.
         """
 
     @abstractmethod

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from handlers.base import Claim
-from service.jobs import Status
+from handlers.base import Claim, Later
+from service.event import digests
+from service.jobs import Status, new_id
 from service.ledger.deliveries import reply_too
 from service.ledger.queries import sql
 from service.ledger.records import Acceptance, Accepted, Busy, IdReused, QueueFull, Submission
 from service.ledger.rows import Row, storable
 from service.ledger.transaction import Transaction
+
+OWN_SOURCE = "/flexdb"
+"""Of events that FlexDB makes itself; no caller may speak for it."""
 
 
 def accept_many(tx: Transaction, submissions: Sequence[Submission]) -> list[Acceptance]:
@@ -112,6 +116,27 @@ def record_new_event(tx: Transaction, submission: Submission) -> bool:
     return tx.insert(sql.record_events, [row]) > 0
 
 
+def follow(tx: Transaction, job_id: str, later: Sequence[Later]) -> None:
+    """The jobs that a job's end makes, due later."""
+    for one in later:
+        digest, join_digest = digests(one.operation, one.data)
+        submission = Submission(
+            job_id=new_id(),
+            source=OWN_SOURCE,
+            event_id=f"{job_id}/{one.operation}",
+            operation=one.operation,
+            connection=one.connection,
+            data=json.dumps(one.data),
+            digest=digest,
+            join_digest=join_digest,
+            claims=one.claims,
+            max_attempts=one.max_attempts,
+            wait=one.seconds,
+        )
+        if record_new_event(tx, submission):
+            record_jobs(tx, [submission])
+
+
 def record_jobs(tx: Transaction, submissions: Sequence[Submission], retry_root: str | None = None) -> None:
     """Rows of new jobs, their first history, where they answer."""
     if not submissions:
@@ -156,7 +181,7 @@ def _job_row(submission: Submission, now: float, retry_root: str | None) -> tupl
         *_claim_columns(submission.claims),
         submission.max_attempts,
         now,
-        now,
+        now + submission.wait,
         seconds,
         None if seconds is None else now + seconds,
         submission.expires_at,

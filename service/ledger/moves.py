@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from handlers.base import CatalogueChange
+from handlers.base import CatalogueChange, Later
 from service.event import OutEvent, started_event, terminal_event
 from service.jobs import MOVES, Job, Problem, Status
 from service.ledger import catalogue
 from service.ledger.deliveries import Announcement, announce
 from service.ledger.endings import CANCELED, DEADLINE_EXCEEDED, EXPIRED, worker_lost
+from service.ledger.intake import follow
 from service.ledger.queries import sql
 from service.ledger.records import CancelOutcome, Heartbeat
 from service.ledger.rows import Row, job_of
@@ -141,6 +142,7 @@ class End:
     result: dict[str, Any] | None = None
     problem: Problem | None = None
     changes: Sequence[CatalogueChange] = ()
+    later: Sequence[Later] = ()
     crashed: int = 0
 
     def as_json(self) -> dict[str, Any]:
@@ -165,6 +167,7 @@ def finish_many(tx: Transaction, ends: Sequence[End]) -> list[Job | None]:
         answers.append(None if row is None else job_of(row))
         if row is not None:
             catalogue.apply(tx, end.changes)
+            follow(tx, end.job_id, end.later)
             moves[end.job_id] = _end(tx, row, Status.RUNNING, end.result, end.problem)
     _close(tx, list(moves.values()))
     return answers

@@ -10,7 +10,7 @@
 INSERT INTO events (source, event_id, digest, job_id) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: record_jobs
--- New jobs, queued and due at once.
+-- New jobs, queued.
 INSERT INTO jobs (
     job_id, source, event_id, operation, connection, data, join_digest, claims, claim_count, lane, max_attempts,
     created_at, due_at, deadline_seconds, deadline_at, expires_at, retry_of, retry_root

@@ -49,6 +49,8 @@ class Submission:
     deadline_seconds: float | None = None
     expires_at: float | None = None
     retry_of: str | None = None
+    wait: float = 0.0
+    """Seconds from acceptance until it is due."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from handlers.base import CatalogueChange
+from handlers.base import CatalogueChange, Later
 from handlers.ports import CatalogueEntry
 from service.jobs import Job, Problem, Status
 from service.ledger import catalogue, deliveries, moves, reads, schedules
@@ -118,9 +118,10 @@ class SQLLedger(Ledger):
         result: dict[str, Any] | None = None,
         problem: Problem | None = None,
         changes: Sequence[CatalogueChange] = (),
+        later: Sequence[Later] = (),
     ) -> Job | None:
         moves.check_end(status)
-        end = moves.End(job_id, token, status, result, problem, tuple(changes))
+        end = moves.End(job_id, token, status, result, problem, tuple(changes), tuple(later))
         job: Job | None = await self._gather(moves.finish_many, end)
         return job
 

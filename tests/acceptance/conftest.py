@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.scenes import Scene, open_scene, world_of
-from tests.acceptance.worlds import PostgresWorld
+from tests.acceptance.mongodb_world import MongoWorld
+from tests.acceptance.mysql_world import MySQLWorld
+from tests.acceptance.scenes import Scene, open_scene, postgres15, world_of
+from tests.acceptance.worlds import PostgresWorld, SQLiteWorld
 
 
 @pytest.fixture
@@ -34,3 +36,23 @@ def scene(request: pytest.FixtureRequest) -> Scene:
     """The same test on both engines."""
     scene: Scene = request.getfixturevalue(f"{request.param}_scene")
     return scene
+
+
+@pytest.fixture
+def sqlite_world(tmp_path: Path) -> SQLiteWorld:
+    return SQLiteWorld(tmp_path / "databases")
+
+
+@pytest.fixture
+def postgres_world() -> PostgresWorld:
+    return postgres15()
+
+
+@pytest.fixture
+def mysql_world(mysql_url: str) -> MySQLWorld:
+    return MySQLWorld(mysql_url)
+
+
+@pytest.fixture
+def mongodb_world(mongodb_url: str) -> MongoWorld:
+    return MongoWorld(mongodb_url)

@@ -18,6 +18,8 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver names its class in lower case
 
+KEPT = "flexdb_kept_"
+"""What databases begin with that a restore keeps for a time."""
 Contents = dict[str, tuple[int, str]]
 """Table to number of rows and a digest of all of them."""
 
@@ -218,7 +220,10 @@ class PostgresWorld(World):
             return bool(rows(admin, "SELECT 1 FROM pg_database WHERE datname = %s", (name,)))
 
     def half_built(self, job_ids: Iterable[str]) -> list[str]:
-        names = [f"flexdb_{what}_{job}" for job in job_ids for what in ("scratch", "new", "old")]
+        return self._made_by(job_ids, "scratch", "new", "old")
+
+    def _made_by(self, job_ids: Iterable[str], *kinds: str) -> list[str]:
+        names = [f"flexdb_{kind}_{job}" for job in job_ids for kind in kinds]
         with self.admin() as admin:
             found = rows(admin, "SELECT datname FROM pg_database WHERE datname = ANY (%s) ORDER BY 1", (names,))
         return [name for (name,) in found]
@@ -286,7 +291,7 @@ class PostgresWorld(World):
     def close(self, job_ids: Iterable[str] = ()) -> None:
         with self.admin() as admin:
             ours = rows(admin, "SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (self.name,))
-        for name in [name for (name,) in ours] + self.half_built(job_ids):
+        for name in [name for (name,) in ours] + self._made_by(job_ids, "scratch", "new", "old", "kept"):
             self.drop(name)
         with self.admin() as admin:
             for role in self._roles:

@@ -264,6 +264,27 @@ async def test_an_id_cannot_leave_its_place_in_the_path(flexdb: CommandLine, ser
     assert service.requests[0][1] == "/jobs/..%2Fbackups%2Fx%3Fy=1"
 
 
+async def test_restore_sends_only_what_was_said(flexdb: CommandLine, service: FakeService) -> None:
+    said = ("--database", "orders", "--keep-seconds", "60")
+    assert (await flexdb("restore", BACKUP_ID, "--to", "shop", *said)).code == 0
+    assert (await flexdb("restore", BACKUP_ID, "--to", "shop", "--mode", "replace", "--no-safety-backup")).code == 0
+    assert service.bodies("/hooks/restore") == [
+        {"backup_id": BACKUP_ID, "connection": "shop", "mode": "create", "database": "orders", "keep_seconds": 60.0},
+        {"backup_id": BACKUP_ID, "connection": "shop", "mode": "replace", "safety_backup": False},
+    ]
+
+
+async def test_preflight_asks_about_a_backup_or_a_restore(flexdb: CommandLine, service: FakeService) -> None:
+    assert (await flexdb("preflight", "shop")).code == 0
+    assert (await flexdb("preflight", "shop", "--restore", BACKUP_ID, "--into", "copy")).code == 0
+    assert (await flexdb("preflight", "shop", "--latest", "other")).code == 0
+    assert service.bodies("/hooks/preflight") == [
+        {"connection": "shop"},
+        {"connection": "shop", "backup_id": BACKUP_ID, "into": "copy"},
+        {"connection": "shop", "latest": {"connection": "other"}},
+    ]
+
+
 async def test_restore_and_verify_send_their_events(flexdb: CommandLine, service: FakeService) -> None:
     assert (await flexdb("restore", "--latest", "shop", "--to", "other", "--into", "x", "--mode", "plan")).code == 0
     assert service.bodies("/hooks/restore") == [

@@ -111,6 +111,17 @@ async def _(service: Running) -> Answer:
     return await service.ask("DELETE", "/schedules/nothing")
 
 
+@reaches("incoming_not_found", 404)
+async def _(service: Running) -> Answer:
+    return await service.ask("DELETE", "/incoming/nothing")
+
+
+@reaches("incoming_exists", 409)
+async def _(service: Running) -> Answer:
+    assert (await service.ask("PUT", "/incoming/shop.dump", b"x")).status == 201
+    return await service.ask("PUT", "/incoming/shop.dump", b"y")
+
+
 @reaches("subscription_not_found", 404)
 async def _(service: Running) -> Answer:
     return await service.ask("DELETE", "/subscriptions/nothing")

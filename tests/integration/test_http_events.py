@@ -140,6 +140,19 @@ async def test_ids_of_two_sources_do_not_meet(doors: Doors) -> None:
     assert len({answer.json["job_id"] for answer in (one, other, mine)}) == 3
 
 
+async def test_a_signature_does_not_admit_sql_of_the_signers_own(doors: Doors) -> None:
+    plain = {"filter": {"connection": "shop"}, "level": 3}
+    asking = plain | {"assertions": [{"sql": "SELECT 1", "equals": 1}]}
+    for data, status in ((plain, 202), (asking, 403)):
+        body = json.dumps(data).encode()
+        headers = JSON | signed(body, f"msg-{status}")
+        answer = await doors.ask("POST", "/hooks/verification", body, headers, token=None)
+        assert answer.status == status, answer.text
+    assert answer.code == "operation_not_allowed"
+    with_token = await doors.ask("POST", "/hooks/verification", json.dumps(asking).encode(), JSON)
+    assert with_token.status == 202
+
+
 async def test_a_signed_cloudevent_keeps_its_own_id_and_source(doors: Doors) -> None:
     body = json.dumps(event(id="own", source="/elsewhere")).encode()
     answer = await doors.ask("POST", "/events", body, STRUCTURED | signed(body, "msg"), token=None)
