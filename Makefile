@@ -14,6 +14,7 @@ help:
 	@echo "make check   linters, types, import contracts, tests of the documents"
 	@echo "make bench   speed and memory, side by side with the raw tools and with other frameworks; by name: ARGS=\"queue --quick\""
 	@echo "             intake intake_postgres queue claim growth replicas idle postgres_backup postgres_restore sqlite_backup"
+	@echo "             mariadb_backup mariadb_restore mongodb_backup mongodb_restore verification flat_memory (--long: up to 4 GB)"
 
 setup: $(STAMP)
 

@@ -15,16 +15,22 @@ from rich.markup import escape
 
 from benchmarks import (
     claim,
+    flat_memory,
     growth,
     idle,
     intake,
     intake_postgres,
     machine,
+    mariadb_backup,
+    mariadb_restore,
+    mongodb_backup,
+    mongodb_restore,
     postgres_backup,
     postgres_restore,
     queue_to_queue,
     replicas,
     sqlite_backup,
+    verification,
 )
 from benchmarks.context import Context, opened
 from benchmarks.processes import BenchmarkError
@@ -42,6 +48,12 @@ BENCHMARKS: dict[str, Callable[[Context], Result]] = {
     "postgres_backup": postgres_backup.run,
     "postgres_restore": postgres_restore.run,
     "sqlite_backup": sqlite_backup.run,
+    "mariadb_backup": mariadb_backup.run,
+    "mariadb_restore": mariadb_restore.run,
+    "mongodb_backup": mongodb_backup.run,
+    "mongodb_restore": mongodb_restore.run,
+    "verification": verification.run,
+    "flat_memory": flat_memory.run,
 }
 ROUNDS, QUICK_ROUNDS = 3, 2
 BUSY = 0.5
@@ -52,6 +64,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all unless given")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, not how fast")
+    parser.add_argument("--long", action="store_true", help="flat_memory up to 4 GB, which takes an hour and 16 GB")
     parser.add_argument("--rounds", type=int, help=f"how often each is measured ({ROUNDS}, quick {QUICK_ROUNDS})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     found = parser.parse_args()
@@ -74,7 +87,7 @@ def main() -> int:
     failures: list[str] = []
     began = time.monotonic()
     rounds = asked.rounds or (QUICK_ROUNDS if asked.quick else ROUNDS)
-    with opened(asked.quick, rounds) as context:
+    with opened(asked.quick, rounds, asked.long) as context:
         for name in asked.names or BENCHMARKS:
             try:
                 result = BENCHMARKS[name](context)

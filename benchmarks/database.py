@@ -182,3 +182,11 @@ def archive(database: BenchDatabase, folder: Path) -> Path:
     arguments = [database.tool("pg_dump"), "-Fc", "-Z0", "--no-password", f"--file={path}"]
     run_pipeline(arguments, environment=database.environment())
     return path
+
+
+def directory(database: BenchDatabase, folder: Path) -> Path:
+    """A directory-format dump by two jobs, not compressed."""
+    path = folder / "directory"
+    arguments = [database.tool("pg_dump"), "-Fd", "-j2", "-Z0", "--no-password", f"--file={path}"]
+    run_pipeline(arguments, environment=database.environment())
+    return path

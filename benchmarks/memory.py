@@ -11,18 +11,24 @@ from pathlib import Path
 
 import psutil
 
-TOOLS = frozenset({"pg_dump", "pg_dumpall", "pg_restore", "psql", "sqlite3"})
+TOOLS = frozenset(
+    {"pg_dump", "pg_dumpall", "pg_restore", "psql", "sqlite3", "mariadb-dump", "mysqldump", "mariadb", "mysql"}
+)
 EVERY_SECONDS = 0.05
 _PSS = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
 @dataclass(slots=True)
 class Peak:
-    """Highest sums seen, in bytes. Pages shared by processes are split among them (PSS) where known."""
+    """Highest sums seen, in bytes. Pages shared by processes are split among them (PSS) where known.
+
+    What lasts from one sample to the next counts: a child that has not become its tool yet has all its parent's pages.
+    """
 
     ours: int = 0
     tools: int = 0
     samples: int = 0
+    _before: int | None = None
 
     def take(self, pid: int) -> None:
         ours = tools = 0
@@ -35,7 +41,9 @@ class Peak:
                 tools += size
             else:
                 ours += size
-        self.ours, self.tools = max(self.ours, ours), max(self.tools, tools)
+        lasting = ours if self._before is None else min(ours, self._before)
+        self.ours, self.tools = max(self.ours, lasting), max(self.tools, tools)
+        self._before = ours
         self.samples += 1
 
 

@@ -7,23 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import Costs
 from benchmarks.context import Context
 from benchmarks.database import BenchDatabase
+from benchmarks.engine_apart import EngineApart
 from benchmarks.memory import Peak, peak_of
 from benchmarks.processes import Server, flexdb, run_pipeline
 from benchmarks.report import Figure, Goal, Result
 from benchmarks.rounds import in_turn, timed
 from benchmarks.unavailable import UnavailableError
-from engines.artefacts.writing import ArtefactWriter, Compression
-from engines.base import BackupEngine, BackupOptions
-from engines.registry import EngineRegistry
-from engines.run import Run
-from engines.storage.local import LocalStore
 
 RAW = "pg_dump -Fc -Z0 > /dev/null"
-PIPE = "pg_dump -Fc -Z0 | zstd -1 -T0 > FILE"
+PIPE = "pg_dump -Fc -Z0 | zstd -1 -T0 > FILE, synced"
+DIRECTORY = "pg_dump -Fd -j2 -Z0, then tar | zstd -1 -T0 > FILE, synced"
 GZIP = "pg_dump -Fc > FILE"
 ENGINE = "engine alone, counts none"
+ENGINE_JOBS = "engine alone, counts none, jobs 2"
 NONE = "service, counts none, verify 0"
 EXACT = "service, counts exact, verify 0"
 LEVEL_1 = "service, counts exact, verify 1"
@@ -44,13 +43,16 @@ def run(context: Context) -> Result:
     if zstd is None:
         raise UnavailableError("the program zstd, which our backup is measured against")
     database, folder = context.database(), context.folder("postgres-backup")
+    engine, costs = EngineApart.available(database.url, folder, str(database.client.folder)), Costs()
     with flexdb(folder / "service", **database.settings()) as server:
-        variants = _tools(database, zstd, folder / "file")
-        variants[ENGINE] = timed(lambda: _by_engine(database, context.folder("engine")))
+        tools = _tools(database, zstd, folder / "file")
+        variants = {name: costs.here(name, work) for name, work in tools.items()}
+        variants[ENGINE] = costs.apart(ENGINE, lambda: engine.backup("none"))
+        variants[ENGINE_JOBS] = costs.apart(ENGINE_JOBS, lambda: engine.backup("none", jobs=2))
         for name, options in REQUESTS.items():
             variants[name] = _by_event(server, options)
         values = in_turn(variants, context.rounds)
-        peaks = {name: peak_of(server.pid, _by_event(server, REQUESTS[name])) for name in (NONE, LEVEL_2, JOBS)}
+        families = {name: peak_of(server.pid, _by_event(server, REQUESTS[name])) for name in (NONE, LEVEL_2, JOBS)}
     return Result(
         title=f"PostgreSQL backup: {database.facts()}",
         unit="seconds",
@@ -60,43 +62,39 @@ def run(context: Context) -> Result:
             Goal(NONE, PIPE, 1.10),
             Goal(NONE, GZIP, 0.5),
             Goal(EXACT, PIPE, 1.5),
+            Goal(ENGINE, PIPE, 1.10),
+            Goal(ENGINE_JOBS, DIRECTORY, 1.10),
         ),
-        figures=_figures(peaks),
-        notes=["ours is hashed twice, synced to disk and published; the raw tools' files are not synced"],
+        baselines={ENGINE_JOBS: DIRECTORY, JOBS: DIRECTORY},
+        compared="ratio to the same kind by tools",
+        shown=costs.columns(),
+        figures=_figures(families),
+        notes=[
+            "ours is hashed twice, synced to disk and published",
+            f"with jobs 2 it is compared with {DIRECTORY}, everything else with {PIPE}",
+        ],
     )
 
 
-def _tools(database: BenchDatabase, zstd: str, file: Path) -> dict[str, Callable[[], float]]:
+def _tools(database: BenchDatabase, zstd: str, file: Path) -> dict[str, Callable[[], None]]:
     environment = database.environment()
-    dump = [database.tool("pg_dump"), "-Fc", "--no-password"]
+    dump, packed = [database.tool("pg_dump"), "--no-password"], [zstd, "-1", "-T0", "-q"]
 
-    def pipeline(*commands: list[str], output: Path | None = None) -> Callable[[], float]:
-        measure = timed(lambda: run_pipeline(*commands, output=output, environment=environment))
+    def pipeline(*commands: list[str], output: Path | None = None, synced: bool = False) -> Callable[[], None]:
+        return lambda: run_pipeline(*commands, output=output, environment=environment, synced=synced)
 
-        def measured() -> float:
-            took = measure()
-            file.unlink(missing_ok=True)
-            return took
-
-        return measured
+    def directory() -> None:
+        folder = file.with_name("directory")
+        run_pipeline([*dump, "-Fd", "-j2", "-Z0", f"--file={folder}"], environment=environment)
+        run_pipeline(["tar", "--create", f"--directory={folder}", "."], packed, output=file, synced=True)
+        shutil.rmtree(folder)
 
     return {
-        RAW: pipeline([*dump, "-Z0"]),
-        PIPE: pipeline([*dump, "-Z0"], [zstd, "-1", "-T0", "-q"], output=file),
-        GZIP: pipeline(dump, output=file),
+        RAW: pipeline([*dump, "-Fc", "-Z0"]),
+        PIPE: pipeline([*dump, "-Fc", "-Z0"], packed, output=file, synced=True),
+        DIRECTORY: directory,
+        GZIP: pipeline([*dump, "-Fc"], output=file),
     }
-
-
-def _by_engine(database: BenchDatabase, folder: Path) -> None:
-    """The dump as a handler makes it, without a service around it; left for the end of the run to remove."""
-    engines = EngineRegistry.default(str(database.client.folder))
-    target = engines.by_scheme(database.url).target("shop", database.url)
-    engine = engines.for_target(target, BackupEngine, "backup")
-    store, work = LocalStore("bench", folder / "storage"), folder / "work"
-    work.mkdir()
-    out = ArtefactWriter(store, "shop/bench", Compression.parse("zstd"))
-    engine.backup(target, BackupOptions(counts="none"), out, Run("bench", 1, work))
-    out.discard()
 
 
 def _by_event(server: Server, options: dict[str, Any]) -> Callable[[], float]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.context import Context
-from benchmarks.database import BenchDatabase, archive
+from benchmarks.database import BenchDatabase, archive, directory
 from benchmarks.memory import peak_of
 from benchmarks.processes import BenchmarkError, Server, flexdb, run_pipeline
-from benchmarks.report import Figure, Result
+from benchmarks.report import Figure, Goal, Result
 from benchmarks.rounds import in_turn
 from engines.artefacts.reading import Artefact, read_manifest
 from engines.base import RestoreOptions
@@ -25,6 +25,8 @@ RAW = "pg_restore -j2 FILE"
 RAW_ONE = "pg_restore -1 FILE"
 STAGED = "engine, staged, 2 jobs"
 STREAMED = "engine, streamed"
+RAW_DIRECTORY = "pg_restore -j2 FOLDER"
+DIRECTORY = "engine, of a parallel dump, 2 jobs"
 ANALYZE = "ANALYZE of what was restored"
 SERVICE = "service: 2 jobs, ANALYZE and rows counted"
 MEMORY_LIMIT = 200.0
@@ -37,24 +39,26 @@ class Bench:
     server: Server
     archive: Path
     backup_id: str
+    parallel_id: str
+    """Of a backup with two jobs, whose artefact is a folder's."""
     analyzed: list[float] = field(default_factory=list)
     """Seconds of ANALYZE inside each staged restore."""
 
-    def raw(self, *arguments: str) -> float:
+    def raw(self, archive: Path, *arguments: str) -> float:
         """Into a database made for it, as ours has to make its own."""
         command = [self.database.tool("pg_restore"), "--exit-on-error", "--no-password", *arguments]
         with self.database.scratch() as name:
             began = time.perf_counter()
             self.database.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-            run_pipeline([*command, f"--dbname={name}", str(self.archive)], environment=self.database.environment())
+            run_pipeline([*command, f"--dbname={name}", str(archive)], environment=self.database.environment())
             return time.perf_counter() - began
 
-    def by_engine(self, *, room: bool) -> float:
+    def by_engine(self, backup_id: str, *, room: bool = True) -> float:
         """Up to the moment ANALYZE begins. Without `room` to stage the archive the engine streams it."""
         clients = Clients.installed(str(self.database.client.folder))
         engine = PostgresEngine(clients=clients, free_bytes=lambda _: 1 << 60 if room else 0)
         store = LocalStore("bench", self.server.folder / "home" / "storage")
-        folder = f"shop/{self.backup_id}"
+        folder = f"shop/{backup_id}"
         artefact = Artefact(store, folder, read_manifest(store, folder))
         stages = Stages()
         with self.database.scratch() as name:
@@ -62,7 +66,7 @@ class Bench:
             run = Run(name, 1, self.context.folder("restore"), listener=stages.heard)
             began = time.perf_counter()
             engine.restore(artefact, target, RestoreOptions(jobs=2), run)
-        if room:
+        if room and backup_id == self.backup_id:
             self.analyzed.append(stages.began["counting rows"] - stages.began["analyzing"])
         return stages.began["analyzing"] - began
 
@@ -94,13 +98,16 @@ class Stages:
 def run(context: Context) -> Result:
     database, folder = context.database(), context.folder("postgres-restore")
     with flexdb(folder / "service", **database.settings()) as server:
-        made: dict[str, Any] = server.carry_out("backup", {"connection": "shop", "verify": 0})
-        bench = Bench(database, context, server, archive(database, folder), made["backup_id"])
+        made, parallel = (_backup(server, jobs) for jobs in (1, 2))
+        bench = Bench(database, context, server, archive(database, folder), made, parallel)
+        exploded = directory(database, folder)
         variants: dict[str, Callable[[], float]] = {
-            RAW: lambda: bench.raw("--jobs=2"),
-            RAW_ONE: lambda: bench.raw("--single-transaction"),
-            STAGED: lambda: bench.by_engine(room=True),
-            STREAMED: lambda: bench.by_engine(room=False),
+            RAW: lambda: bench.raw(bench.archive, "--jobs=2"),
+            RAW_ONE: lambda: bench.raw(bench.archive, "--single-transaction"),
+            RAW_DIRECTORY: lambda: bench.raw(exploded, "--jobs=2"),
+            STAGED: lambda: bench.by_engine(made),
+            STREAMED: lambda: bench.by_engine(made, room=False),
+            DIRECTORY: lambda: bench.by_engine(parallel),
             ANALYZE: bench.analyze,
             SERVICE: bench.by_event,
         }
@@ -111,12 +118,22 @@ def run(context: Context) -> Result:
         unit="seconds",
         rows=values,
         baseline=RAW,
+        baselines={STREAMED: RAW_ONE, DIRECTORY: RAW_DIRECTORY},
+        compared="ratio to the same kind by pg_restore",
+        goals=(Goal(STAGED, RAW, 1.10), Goal(STREAMED, RAW_ONE, 1.10), Goal(DIRECTORY, RAW_DIRECTORY, 1.10)),
         figures=[
             Figure("peak memory: service, restore", peak.ours / 1e6, "MB", MEMORY_LIMIT),
             Figure("the tools' own, not counted above", peak.tools / 1e6, "MB"),
         ],
         notes=[
+            f"{STREAMED} is compared with {RAW_ONE}, {DIRECTORY} with {RAW_DIRECTORY}, everything else with {RAW}",
             "FILE is a custom archive without compression, the fastest to read; ours unpacks and checks its own first",
             "rows of the engine end where ANALYZE begins",
         ],
     )
+
+
+def _backup(server: Server, jobs: int) -> str:
+    made: dict[str, Any] = server.carry_out("backup", {"connection": "shop", "verify": 0, "jobs": jobs})
+    backup_id: str = made["backup_id"]
+    return backup_id

@@ -42,25 +42,40 @@ class Server:
 
     def post(self, path: str, data: Any, wait: int = 0, content_type: str = "application/json") -> Any:
         """The answer's JSON; with `wait` the terminal event. Raises `BenchmarkError` unless it is 2xx."""
-        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": content_type}
-        if wait:
-            headers["Prefer"] = f"wait={wait}"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=wait + 30)
+        headers = {"Content-Type": content_type} | ({"Prefer": f"wait={wait}"} if wait else {})
+        return self._ask("POST", path, json.dumps(data), headers, wait + 30)
+
+    def get(self, path: str) -> Any:
+        """As `post`."""
+        return self._ask("GET", path, None, {}, 30)
+
+    def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str], timeout: float) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         with closing(connection):
-            connection.request("POST", path, json.dumps(data), headers)
+            connection.request(method, path, body, headers | {"Authorization": f"Bearer {TOKEN}"})
             answer = connection.getresponse()
-            body = answer.read().decode(errors="replace")
+            text = answer.read().decode(errors="replace")
         if answer.status // 100 != 2:
-            raise BenchmarkError(f"{path} was answered {answer.status}: {body[:2000]}")
-        return json.loads(body)
+            raise BenchmarkError(f"{path} was answered {answer.status}: {text[:2000]}")
+        return json.loads(text)
 
     def carry_out(self, operation: str, data: Mapping[str, Any]) -> dict[str, Any]:
         """Send an event, wait for its end; the data of the completed event. Raises `BenchmarkError`."""
         event: dict[str, Any] = self.post(f"/hooks/{operation}", data, wait=300)
+        if "type" not in event:
+            event = self._end_of(event["job_id"])
         if event.get("type") != f"{operation}.completed":
             raise BenchmarkError(f"{operation} {data} did not complete: {json.dumps(event)[:2000]}")
         found: dict[str, Any] = event["data"]
         return found
+
+    def _end_of(self, job_id: str) -> dict[str, Any]:
+        """What the terminal event of a job will be, which takes longer than a request can wait."""
+        while (job := self.get(f"/jobs/{job_id}"))["ended_at"] is None:
+            time.sleep(0.5)
+        if job["status"] != "succeeded":
+            return {"type": f"{job['operation']}.{job['status']}", "data": job}
+        return {"type": f"{job['operation']}.completed", "data": job["result"]}
 
 
 @contextmanager
@@ -140,9 +155,15 @@ def free_port() -> int:
 
 
 def run_pipeline(
-    *commands: list[str], output: Path | None = None, environment: Mapping[str, str] | None = None
+    *commands: list[str],
+    output: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    synced: bool = False,
 ) -> None:
-    """A shell's `a | b > output`, where every program has to succeed. Without `output` it is dropped."""
+    """A shell's `a | b > output`, where every program has to succeed. Without `output` it is dropped.
+
+    `synced`: what was put out is on disk when this returns, as an artefact is.
+    """
     env = {**os.environ, **(environment or {})}
     processes: list[subprocess.Popen[bytes]] = []
     with (output or Path(os.devnull)).open("wb") as file:
@@ -153,5 +174,7 @@ def run_pipeline(
             if processes[-2:-1] and processes[-2].stdout is not None:
                 processes[-2].stdout.close()  # so that the first ends when the second does
         codes = [process.wait() for process in processes]
+        if synced:
+            os.fsync(file.fileno())
     if any(codes):
         raise BenchmarkError(f"{[command[0] for command in commands]} ended with {codes}")
