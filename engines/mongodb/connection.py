@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from bson import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
@@ -40,6 +40,7 @@ from engines.errors import (
     ToolFailed,
 )
 from engines.mongodb.address import Address
+from engines.mongodb.batches import Find
 from engines.run import StopToken
 
 Document = dict[str, Any]
@@ -52,7 +53,6 @@ DEFAULT_LIMITS = {
     "waitQueueTimeoutMS": 60_000,
 }
 """Milliseconds; what the URL says comes first."""
-BATCH = 1000
 LONG_SECONDS = 6 * 3600
 """For index builds, which answer when they are done; a stop ends them."""
 CODEC: CodecOptions[Document] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
@@ -90,15 +90,9 @@ class Opened:
         return session
 
 
-def raw_batches(source: Collection[Document], query: Document | None = None, **options: Any) -> Iterator[bytes]:
-    """Answers of a `find` as the server sent them, whole documents one after the other, never decoded.
-
-    1,000 documents at a time: nearly twice as fast as the server's default of 16 MB, with a third of the memory.
-    """
-    with source.find_raw_batches(query or {}, batch_size=BATCH, **options) as cursor:
-        for documents in cursor:
-            if documents:
-                yield cast("bytes", documents)  # the driver's own annotation says documents
+def raw_batches(source: Collection[Document], query: Document | None = None) -> Iterator[bytes]:
+    """Answers of a `find` as the server sent them, whole documents one after the other, never decoded."""
+    return (documents for documents, _ in Find(source, query or {}).batches())
 
 
 class Moment(ReadConcern):

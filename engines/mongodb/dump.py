@@ -100,8 +100,7 @@ class MongoDump:
             for one in source.accounts:
                 out.take(one.item, one.documents)
                 out.end(one.item)
-            counted = self.options.counts == "exact"
-            self._copy(Readers(found, consistency, with_documents, readers, self.run, counted), source, out)
+            self._copy(Readers(found, consistency, with_documents, readers, self.run), source, out)
 
     @contextmanager
     def _layout(self, source: Source, readers: int) -> Iterator[tuple[DumpOut, Sink | None]]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from pymongo.client_session import ClientSession
 
-from engines.mongodb.connection import Opened, raw_batches
-from engines.mongodb.documents import count_documents
+from engines.mongodb.batches import Find
+from engines.mongodb.connection import Opened
 from engines.mongodb.metadata import Collection
 from engines.mongodb.moment import Consistency
 from engines.run import Run
@@ -38,7 +38,6 @@ class Readers:
     items: Sequence[Collection]
     readers: int
     run: Run
-    counted: bool = True
 
     def batches(self) -> Iterator[Batch]:
         """In the order they come; raises what a reader raised. Every thread has ended when this has."""
@@ -109,9 +108,9 @@ class Readers:
         concern = self.consistency.concern(item)
         if concern is not None:
             source = source.with_options(read_concern=concern)
-        hint = None if item.kind == "time-series" else [("$natural", 1)]
-        for documents in raw_batches(source, session=session, hint=hint):
+        find = Find(source, natural=item.kind != "time-series", session=session)
+        for documents, number in find.batches():
             if over.is_set():
                 return
-            put(Batch(item, documents, count_documents(documents) if self.counted else 0))
+            put(Batch(item, documents, number))
         put(Batch(item, b"", 0, last=True))
