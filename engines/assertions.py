@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from engines.artefacts.manifest import Evidence
 from engines.errors import AssertionFailed, UnsupportedOperation
 
 Answer = int | str | None
+SHOWN_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Assertion:
         return " and ".join(parts)
 
     def holds(self, found: Answer) -> bool:
-        if self.equals is not None and found != self.equals and str(found) != str(self.equals):
+        if self.equals is not None and not _same(found, self.equals):
             return False
         if self.at_least is None and self.at_most is None:
             return True
@@ -44,11 +46,24 @@ class Assertion:
         )
 
 
-def _number(found: Answer) -> float | None:
+def _same(found: Answer, wanted: int | str) -> bool:
+    """A number is the same however its database writes it: 100 is 100.00."""
+    return str(found) == str(wanted) or (isinstance(wanted, int) and _number(found) == wanted)
+
+
+def _number(found: Answer) -> Decimal | None:
+    """Exact, unlike a float: an answer may have more digits than that."""
     try:
-        return None if found is None else float(found)
-    except ValueError:
+        number = None if found is None else Decimal(found)
+    except InvalidOperation:
         return None
+    return None if number is None or number.is_nan() else number
+
+
+def _shown(found: Answer) -> Answer:
+    """Events stay small, whatever a question brings."""
+    long = isinstance(found, str) and len(found) > SHOWN_CHARACTERS
+    return f"{str(found)[:SHOWN_CHARACTERS]}…" if long else found
 
 
 def judged(assertions: Sequence[Assertion], ask: Callable[[Assertion], Answer]) -> tuple[Evidence, ...]:
@@ -65,7 +80,7 @@ def judged(assertions: Sequence[Assertion], ask: Callable[[Assertion], Answer]) 
                 check="assertion",
                 object=assertion.name,
                 expected=assertion.expected(),
-                found=found,
+                found=_shown(found),
                 ok=assertion.holds(found),
             )
         )

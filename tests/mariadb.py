@@ -92,16 +92,16 @@ def _program(name: str) -> str | None:
 
 
 @contextmanager
-def own_mariadb(*settings: str) -> Iterator[str]:
+def own_mariadb(*settings: str, under: Path | None = None) -> Iterator[str]:
     """A server of our own on a free port of 127.0.0.1, root without a password; its URL.
 
-    `settings` are further arguments of mariadbd. Everything lies in one temporary folder. Ends with the context,
-    and with this process however that ends.
+    `settings` are further arguments of mariadbd. Everything lies in one temporary folder, made where `under` says.
+    Ends with the context, and with this process however that ends.
     """
     server, install = _program("mariadbd"), _program("mariadb-install-db")
     if server is None or install is None:
         raise ServerMissingError("mariadbd is not installed")
-    home = Path(tempfile.mkdtemp(prefix="flexdb-mariadb-"))
+    home = Path(tempfile.mkdtemp(prefix="flexdb-mariadb-", dir=under))
     try:
         data = home / "data"
         user = ("--user=root",) if os.geteuid() == 0 else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ __all__ = ["ArtefactWriter", "Compression", "Sink"]
 
 BLOCK_BYTES = 1 << 20
 """Pipes hand out 10 to 64 KiB at a time; hashing beside compressing wants bigger blocks."""
+LONGEST_PREFIX = 150
+"""Of the encoded name of a database; the rest of a key is for a digest and the name of the file itself."""
 BLOCKS = 2
 """Used in turn: while one is hashed the next is filled. `Sha256Thread.update` waits for the one before."""
 
@@ -148,8 +151,13 @@ class ArtefactWriter:
 
     @property
     def _prefix(self) -> str:
-        """Percent-encoded, so that any database's name is part of a file's name."""
-        return "" if self.database is None else quote(self.database, safe="") + "."
+        """Percent-encoded, so that any database's name is part of a file's name: none is hidden, none too long."""
+        if self.database is None:
+            return ""
+        name = re.sub(r"^\.", "%2E", quote(self.database, safe=""))
+        if len(name) > LONGEST_PREFIX:
+            name = f"{name[:LONGEST_PREFIX]}~{hashlib.sha256(self.database.encode()).hexdigest()[:16]}"
+        return f"{name}."
 
     def discard(self) -> None:
         """Delete everything written; what is missing already is no error. A second call does no harm."""

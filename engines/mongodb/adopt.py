@@ -128,7 +128,8 @@ def _described(prelude: Prelude, items: list[Collection], counts: dict[Name, int
         )
         for item in items
     )
-    others = [f"{item.database}.{item.name}" for item in prelude.collections if item not in items]
+    taken = {(item.database, item.name) for item in items}
+    others = [f"{item.database}.{item.name}" for item in prelude.collections if (item.database, item.name) not in taken]
     return Dump(
         server_version=prelude.server_version or "unknown",
         objects=objects,

@@ -92,10 +92,11 @@ class MongoDump:
         self.counts.clear()
         self.counts.update({item.name: 0 for item in source.items if item.data_in})
         with_documents = [item for item in source.items if item.data_in and self.options.content != "schema"]
+        names = {item.name for item in with_documents}
         readers = max(1, min(self.options.jobs, MOST_READERS, len(with_documents)))
         with self._layout(source, readers) as (out, _):
             for item in source.items:
-                if item not in with_documents:
+                if item.name not in names:
                     out.end(item)
             for one in source.accounts:
                 out.take(one.item, one.documents)

@@ -44,13 +44,13 @@ class MongoRestore:
     def _finished_earlier(self, found: Opened, slow: Opened) -> bool:
         """Put away what an earlier attempt left: a switch that was begun is finished, anything else goes."""
         mine = [item for item in switching.own(found.database) if item.job_id == self.run.job_id]
-        if any(item.token is None for item in mine):
+        if any(item.token is None for item in mine) and switching.is_decided(found, self.run.job_id):
             self.run.point_of_no_return()
             switching.finish(slow, self.run.job_id)
             self.notes.append("An earlier attempt had loaded everything; this one put it in place.")
             return True
         for item in mine:
-            if item.token is not None and item.token < self.run.token:
+            if item.token is None or item.token < self.run.token:
                 found.database.drop_collection(item.name)
         if self.run.attempt > 1 and self.options.mode == "create" and self._is_there(slow):
             self.notes.append("An earlier attempt of this job had restored it.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pymongo.errors import OperationFailure
 
-from engines.errors import TargetBusy
+from engines.errors import TargetBusy, TargetNotEmpty
 from engines.mongodb import switching
 from engines.mongodb.address import OWN, SYSTEM, Address
 from engines.mongodb.connection import Opened, opened
@@ -105,6 +105,8 @@ def _sweep_within(found: Opened, name: str, is_dead: Callable[[str], bool]) -> I
             switching.finish(there, job_id)
         except OperationFailure:  # refused again: what was loaded is the only copy of it, and stays
             items = [item for item in items if item.job_id != job_id]
+        except TargetNotEmpty:  # undone
+            continue
     left = {item.name for item in switching.own(there.database)}
     for item in items:
         if item.name in left:

@@ -7,10 +7,9 @@ before the first rename and dropped after the last step. Each step can be done a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
@@ -68,7 +67,7 @@ def rename_keeps_options(opened: Opened, name: str) -> bool:
     database, renamed = opened.database, f"{name}.renamed"
     try:
         database.command({"create": name, "validator": {"n": {"$type": "int"}}})
-        _rename(database, name, renamed, replaces=False)
+        _rename(database, name, renamed, _types(database), replaces=False)
         (found,) = database.list_collections(filter={"name": renamed})
         return "validator" in found.get("options", {})
     finally:
@@ -119,6 +118,11 @@ def begin(opened: Opened, job_id: str, todo: Sequence[Document], *, replaces: bo
     opened.database[journal_name(job_id)].insert_one({"_id": SWITCH, "replaces": replaces, "steps": list(todo)})
 
 
+def is_decided(opened: Opened, job_id: str) -> bool:
+    """Whether the journal says what to do: a server that died while it was written may have made it and no more."""
+    return opened.database[journal_name(job_id)].find_one({"_id": SWITCH}, {"_id": 1}) is not None
+
+
 def finish(opened: Opened, job_id: str) -> None:
     """Carry out what the journal says; again, when it was begun before.
 
@@ -131,9 +135,10 @@ def finish(opened: Opened, job_id: str) -> None:
         database.drop_collection(journal)
         return
     todo, done = list(told["steps"]), 0
+    there = _types(database)  # once: asked at each step, this would take the square of the number of collections
     try:
         for step in todo:
-            _carry_out(database, journal, done, step, replaces=bool(told["replaces"]))
+            _carry_out(database, journal, done, step, there, replaces=bool(told["replaces"]))
             done += 1
     except OperationFailure as error:
         if told["replaces"]:
@@ -155,12 +160,15 @@ def _undo(database: Database[Document], journal: str, todo: Sequence[Document], 
             database.drop_collection(step["from"])
 
 
-def _carry_out(database: Database[Document], journal: str, number: int, step: Document, *, replaces: bool) -> None:
+def _carry_out(
+    database: Database[Document], journal: str, number: int, step: Document, there: Mapping[str, str], *, replaces: bool
+) -> None:
+    """`there`: what the database held before the first step, names and types."""
     name = str(step["name"])
     match step["do"]:
         case "rename":
-            _rename(database, str(step["from"]), name, replaces=replaces)
-        case "copy" if step["from"] in _types(database):  # else an earlier attempt did it
+            _rename(database, str(step["from"]), name, there, replaces=replaces)
+        case "copy" if step["from"] in there:  # else an earlier attempt did it
             again = bool(step.get("begun"))
             if again or replaces:
                 _make_room(database, name)
@@ -170,7 +178,7 @@ def _carry_out(database: Database[Document], journal: str, number: int, step: Do
             item = metadata.read(str(step["metadata"]), database.name, name)
             if replaces:
                 database.drop_collection(name)
-            database.command({"create": name, **creation(item)})
+            _create_view(database, item)
         case "drop":
             database.drop_collection(name)
 
@@ -186,8 +194,17 @@ def _mark(database: Database[Document], journal: str, number: int, step: Documen
     database[journal].update_one({"_id": SWITCH}, {"$set": {f"steps.{number}.begun": True}})
 
 
-def _rename(database: Database[Document], source: str, name: str, *, replaces: bool) -> None:
-    there = _types(database)
+def _create_view(database: Database[Document], item: Collection) -> None:
+    """One that is there already and is the very same was made by an earlier attempt."""
+    try:
+        database.command({"create": item.name, **creation(item)})
+    except OperationFailure as error:
+        there = [found.get("options") for found in database.list_collections(filter={"name": item.name})]
+        if error.code != NAMESPACE_EXISTS or there != [creation(item)]:
+            raise
+
+
+def _rename(database: Database[Document], source: str, name: str, there: Mapping[str, str], *, replaces: bool) -> None:
     if source not in there:
         return  # an earlier attempt did it
     if replaces and there.get(name, "collection") != "collection":
@@ -222,8 +239,8 @@ def make_time_series(database: Database[Document], item: Collection) -> None:
         database.command({"createIndexes": item.name, "indexes": indexes})
 
 
-def _types(database: Database[Document]) -> dict[str, Any]:
-    return {str(found["name"]): found.get("type", "collection") for found in database.list_collections()}
+def _types(database: Database[Document]) -> dict[str, str]:
+    return {str(found["name"]): str(found.get("type", "collection")) for found in database.list_collections()}
 
 
 def drop_loaded(opened: Opened, job_id: str, names: Iterable[str]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from engines.artefacts.manifest import Evidence
 from engines.artefacts.reading import damaged
 from engines.artefacts.writing import ArtefactWriter
 from engines.base import Dump, Source
 from engines.errors import InvalidDump
-from engines.mysql.contents import HEADS, Contents, Reader, shown
+from engines.mysql.allowed import Guard
+from engines.mysql.contents import HEADS, Contents, Reader, meant, shown
 from engines.mysql.dump import FORMAT
-from engines.mysql.script import UnreadableScriptError
+from engines.mysql.script import Piece, Statement, UnreadableScriptError
 from engines.run import Run
 
 CHUNK_BYTES = 1 << 20
@@ -29,21 +31,28 @@ def recognise(head: bytes) -> str | None:
 
 def adopt(source: Source, out: ArtefactWriter, run: Run) -> Dump:
     """Raises `ArtefactDamaged` for a dump that is not whole, `InvalidDump` for one that restores only into the
-    databases it names."""
-    reader, head = Reader(), b""
+    databases it names, or that does something else than these programs' dumps."""
+    reader, guard, head = Reader(), Guard(), b""
     with out.file("dump.sql", FORMAT) as sink:
         try:
             while data := source.read(CHUNK_BYTES):
                 head = (head + data)[: 1 << 16] if len(head) < 1 << 16 else head
                 sink.write(data)
-                reader.feed(data)
+                _look_at(reader.pieces(data), guard)
                 run.progress("reading", sink.raw_bytes)
-            contents = reader.finish()
+            _look_at(reader.rest(), guard)
+            contents = reader.contents
         except UnreadableScriptError as error:
             seen = Evidence(level=2, check="script is whole", expected="whole", found=str(error), ok=False)
             raise damaged(f"The dump is not whole: {error}.", seen) from error
         _refuse_several(contents)
     return _described(contents, head, out)
+
+
+def _look_at(pieces: Iterable[Piece], guard: Guard) -> None:
+    for piece in pieces:
+        if not isinstance(piece, Statement) or meant(piece).meaning not in {"use", "database"}:  # told of below
+            guard.look_at(piece)
 
 
 def _refuse_several(contents: Contents) -> None:

@@ -75,10 +75,15 @@ def _there(opened: Session, database: str) -> list[tuple[str, str]]:
     return [*views, *catalog.code(opened, database)]
 
 
-def drop_code(opened: Session, database: str) -> None:
-    """Triggers first: dropping one waits for the readers of its table, and then nothing else is gone yet."""
+def drop_code(opened: Session, database: str, only: Iterable[Code] | None = None) -> None:
+    """All of it, or what is named as `only` names it.
+
+    Triggers first: dropping one waits for the readers of its table, and then nothing else is gone yet.
+    """
+    meant = None if only is None else {(item.kind, item.name) for item in only}
     for kind, name in sorted(_there(opened, database), key=lambda item: item[0] != "trigger"):
-        execute(opened, f"DROP {kind} IF EXISTS {quoted(database)}.{quoted(name)}")
+        if meant is None or (kind, name) in meant:
+            execute(opened, f"DROP {kind} IF EXISTS {quoted(database)}.{quoted(name)}")
 
 
 def put_back_code(opened: Session, database: str, code: list[Code]) -> None:

@@ -16,7 +16,9 @@ HEADS = (b"-- MySQL dump", b"-- MariaDB dump")
 CODE = frozenset({"trigger", "procedure", "function", "event", "package", "package body"})
 """Objects that are text to be run, not data."""
 
-_VERSIONED = re.compile(rb"/\*M?!\d*|\*/")
+_VERSIONED = re.compile(rb"(`(?:[^`]|``)*`)|/\*M?!\d*|\*/")
+_KEPT_ELSEWHERE = re.compile(rb"\)\s*ENGINE=(?:MRG_\w+|FEDERATED|CONNECT|OQGRAPH|SPIDER|VP)\b", re.IGNORECASE)
+"""Engines that only show rows of other tables: the dump programs leave those rows out, as a restore has them."""
 _NAMED = rb"(?:`(?P<schema>(?:[^`]|``)*)`\s*\.\s*)?(?:`(?P<name>(?:[^`]|``)*)`|(?P<plain>[^\s(`]+))"
 _CREATE = re.compile(
     rb"\s*CREATE\s+(?:OR\s+REPLACE\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?"
@@ -50,8 +52,8 @@ class Meant:
 
 
 def plain(text: bytes) -> bytes:
-    """Without the brackets of versioned comments."""
-    return _VERSIONED.sub(b"", text)
+    """Without the brackets of versioned comments; names may look like them."""
+    return _VERSIONED.sub(lambda found: found[1] or b"", text)
 
 
 def meant(statement: Statement) -> Meant:
@@ -92,6 +94,8 @@ class Contents:
     """Bytes of the longest INSERT; a server refuses what is above its `max_allowed_packet`."""
     head: bytes = b""
     uncounted: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+    """Tables whose rows are those of others, and so not in the script."""
     _created: set[str] = field(default_factory=set)
     _mentioned: set[str] = field(default_factory=set)
     _complete: bool = False
@@ -128,6 +132,8 @@ class Contents:
             if found.kind == "table":
                 self.rows.setdefault(found.name, 0)
                 self._created.add(found.name)
+                if _KEPT_ELSEWHERE.search(piece.text):
+                    self.elsewhere.add(found.name)
             else:
                 self.others[(found.kind, found.name)] = None
                 if found.kind == "view":  # older programs put a table in its place until it can be made
@@ -162,8 +168,9 @@ class Contents:
 
     def objects(self, *, counted: bool = True) -> tuple[ObjectCount, ...]:
         """As the manifest lists them: tables with their rows first, then everything else."""
+        unknown = self.uncounted | self.elsewhere
         tables = [
-            ObjectCount(name=shown(name), rows=count if counted and name not in self.uncounted else None)
+            ObjectCount(name=shown(name), rows=count if counted and name not in unknown else None)
             for name, count in self._tables()
         ]
         return (*tables, *(ObjectCount(name=shown(name), kind=kind) for kind, name in sorted(self.others)))

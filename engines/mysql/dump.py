@@ -227,5 +227,7 @@ def by_hand(out: ArtefactWriter, source: Source, options: BackupOptions) -> tupl
         lines.append(f"{client} --force < {GLOBALS_FILE}  # users and grants; those that exist are left")
     if options.content != "data":
         lines.append(f"{client} --execute={shlex.quote(create)}")
-    lines.append(f"{client} {load} DATABASE < {shlex.quote(names[0])}")
+    same_name = "  # as DATABASE the old name: defaults name their sequences with it"
+    note = same_name if any(item.kind == "sequence" for item in source.chosen) else ""
+    lines.append(f"{client} {load} DATABASE < {shlex.quote(names[0])}{note}")
     return tuple(lines)

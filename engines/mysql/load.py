@@ -12,6 +12,7 @@ from engines.artefacts.reading import Artefact, RawSource, damaged
 from engines.command import Command, ToolInput, feeding
 from engines.errors import ToolFailed, UnsupportedOperation
 from engines.mysql.address import Address
+from engines.mysql.allowed import Guard
 from engines.mysql.clients import Program
 from engines.mysql.contents import CODE, Contents, Meant, Reader, meant
 from engines.mysql.dump import FORMAT
@@ -20,7 +21,12 @@ from engines.mysql.session import quoted, tools_translated
 from engines.run import Run
 
 _ENABLED = re.compile(rb"(\sON\s+COMPLETION\s+(?:NOT\s+)?PRESERVE\s+)ENABLE\b", re.IGNORECASE)
+_ENDS = re.compile(
+    rb"(?:\sON\s+SCHEDULE\s+AT|\sENDS)\s+'.*\sON\s+COMPLETION\s+NOT\s+PRESERVE\b", re.IGNORECASE | re.DOTALL
+)
 _DEFINER = re.compile(rb"DEFINER\s*=\s*`(?:[^`]|``)*`(?:@`(?:[^`]|``)*`)?", re.IGNORECASE)
+_OF_DATABASE = re.compile(rb"\AALTER DATABASE `(?:[^`]|``)*`")
+"""Around code that was made under other defaults; the database that was dumped must not get them."""
 JOINED_BYTES = 1 << 16
 """Pieces are small; the client gets them in blocks."""
 
@@ -33,6 +39,11 @@ def dump_file(artefact: Artefact) -> StoredFile:
 def source_of(artefact: Artefact) -> str:
     """Name of the database the script was made of; of one made by hand, what its head says."""
     return str(artefact.manifest.options.get("source_database") or artefact.manifest.database)
+
+
+def by_hand(artefact: Artefact) -> bool:
+    """Whether the script was taken in, from whomever, and not made by us."""
+    return "source_database" in artefact.manifest.options
 
 
 def unreadable(file: StoredFile, error: UnreadableScriptError) -> Exception:
@@ -53,6 +64,8 @@ class Changes:
     definers: bool = True
     enabled: list[str] = field(default_factory=list)
     """Events that were switched off on the way: they must not run in a database that is not in its place."""
+    ending: set[str] = field(default_factory=set)
+    """Events that end some day: the server drops one whose day has come, also while it is made."""
     _section: str | None = None
 
     def made(self, piece: Piece) -> bytes:
@@ -87,9 +100,14 @@ class Changes:
     def _statement(self, piece: Statement, found: Meant) -> bytes:
         raw = piece.raw
         if found.meaning != "create":
-            return raw
-        if found.kind == "table" and b"nextval(" in raw:
-            raw = raw.replace(f"nextval({quoted(self.source)}.".encode(), f"nextval({quoted(self.into)}.".encode())
+            return _OF_DATABASE.sub(lambda _: b"ALTER DATABASE " + quoted(self.into).encode(), raw)
+        if found.kind == "table":
+            for function in ("nextval(", "lastval("):
+                raw = raw.replace(
+                    f"{function}{quoted(self.source)}.".encode(), f"{function}{quoted(self.into)}.".encode()
+                )
+        if found.kind == "event" and _ENDS.search(raw):
+            self.ending.add(found.name)
         if found.kind == "event" and _ENABLED.search(raw):
             self.enabled.append(found.name)
             raw = _ENABLED.sub(rb"\1DISABLE", raw, count=1)
@@ -110,7 +128,7 @@ class Load:
     """Gathers what goes by."""
 
     def carry_out(self) -> Contents:
-        """What went by, whole. Raises `ToolFailed` and what it means, `ArtefactDamaged`, `Stopped`."""
+        """What went by, whole. Raises `ToolFailed` and what it means, `ArtefactDamaged`, `InvalidDump`, `Stopped`."""
         file = dump_file(self.artefact)
         reader = Reader(self.contents)
         with (
@@ -130,9 +148,10 @@ class Load:
         return reader.contents
 
     def _feed(self, source: RawSource, reader: Reader, into: ToolInput) -> None:
+        look: Callable[[Iterable[Piece]], Iterable[Piece]] = Guard().looked_at if by_hand(self.artefact) else iter
         while data := source.read():
-            self._pass_on(reader.pieces(data), into)
-        self._pass_on(reader.rest(), into)
+            self._pass_on(look(reader.pieces(data)), into)
+        self._pass_on(look(reader.rest()), into)
 
     def _pass_on(self, pieces: Iterable[Piece], into: ToolInput) -> None:
         waiting: list[bytes] = []
@@ -151,7 +170,7 @@ class Load:
             self.program.path,
             (
                 *(f"--defaults-file={options}", "--batch", "--binary-mode", "--default-character-set=utf8mb4"),
-                *("--max-allowed-packet=1G", f"--database={self.address.database}"),
+                *("--local-infile=0", "--max-allowed-packet=1G", f"--database={self.address.database}"),
             ),
             {"HOME": str(self.run.workspace)},
             self.address.secrets,

@@ -31,9 +31,10 @@ SELECT table_name, table_type, engine, table_rows, COALESCE(data_length, 0),
   FROM information_schema.tables WHERE table_schema = %s ORDER BY table_name;
 
 -- name: code
--- Kind and name of triggers, routines and events. Compared by bytes where names of databases may differ in case only:
+-- Kind and name of triggers, routines and events. A trigger is in the database of its table; only asked by that one does
+-- MariaDB look at one database, and not at all of them, waiting for whoever holds a table there. Compared by bytes where names of databases may differ in case only:
 -- the catalogue itself takes such names for the same.
-SELECT 'trigger', trigger_name FROM information_schema.triggers WHERE trigger_schema = %s AND (@@lower_case_table_names <> 0 OR BINARY trigger_schema = %s)
+SELECT 'trigger', trigger_name FROM information_schema.triggers WHERE event_object_schema = %s AND (@@lower_case_table_names <> 0 OR BINARY trigger_schema = %s)
 UNION ALL
 SELECT LOWER(routine_type), routine_name FROM information_schema.routines WHERE routine_schema = %s AND (@@lower_case_table_names <> 0 OR BINARY routine_schema = %s)
 UNION ALL
@@ -47,7 +48,7 @@ SELECT constraint_schema, table_name FROM information_schema.referential_constra
 -- name: sequence_defaults
 -- Columns whose default takes from a sequence: the database's name stands in the text.
 SELECT table_name, column_name, column_default FROM information_schema.columns
- WHERE table_schema = %s AND column_default LIKE '%%nextval(%%';
+ WHERE table_schema = %s AND (column_default LIKE '%%nextval(%%' OR column_default LIKE '%%lastval(%%');
 
 -- name: sessions_on
 -- Sessions that are on a database, but for this one.
@@ -84,7 +85,7 @@ SELECT table_name, partition_name, partition_method, partition_expression, parti
 
 -- name: structure_triggers
 SELECT trigger_name, event_object_table, action_timing, event_manipulation, action_order, action_statement
-  FROM information_schema.triggers WHERE trigger_schema = %s;
+  FROM information_schema.triggers WHERE event_object_schema = %s;
 
 -- name: structure_routines
 SELECT routine_type, routine_name, dtd_identifier, routine_definition

@@ -35,6 +35,8 @@ _TOKEN = re.compile(
     rb"|(?P<end>;)|(?P<open>['\"`]|/\*|--|#)",
     re.DOTALL,
 )
+_ODD = re.compile(rb"[\"`#\\]|--|/\*")
+"""What stands outside the strings of no row, and would make strings end elsewhere."""
 _STRING_OR_END = re.compile(rb"\\.|'|;", re.DOTALL)
 
 
@@ -179,7 +181,7 @@ class Scanner:
         self._in_string = in_string
         if ends:
             self._table, self._in_string = None, False
-        return Rows(segment, table, count, begins=False, ends=ends, plain=count == usual)
+        return Rows(segment, table, count, begins=False, ends=ends, plain=count == usual and not _ODD.search(outside))
 
     def _next(self, *, final: bool) -> Piece | None:
         """The next piece outside an INSERT; None when more of the script is needed for it."""

@@ -11,6 +11,7 @@ older servers do so only as long as they live.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
@@ -131,8 +132,9 @@ def _rename(opened: Session, what: Plan) -> None:
 
 
 def _go_on(opened: Session, what: Plan) -> None:
-    """Everything after the tables have changed places; may be done twice."""
-    drop_code(opened, what.target)
+    """Everything after the tables have changed places; may be done twice, and the second time when the database has
+    been in use for a while: what others have made in it since stays."""
+    drop_code(opened, what.target, (*what.code, *what.had_code))
     _point_to_own_sequences(opened, what)
     make_code(opened, what.target, what.code)
     databases.mark(opened, what.target, what.job_id)
@@ -147,13 +149,18 @@ def _forget(opened: Session, what: Plan) -> None:
 
 
 def _point_to_own_sequences(opened: Session, what: Plan) -> None:
-    """A default that takes from a sequence keeps the name of the database in which it was made."""
-    there = f"nextval({quoted(what.new)}."
+    """A default that takes from a sequence keeps the name of the database in which it was made.
+
+    All those of a table at once: it cannot be altered as long as one of them names a database that has no sequence.
+    """
+    there = re.compile(rf"\b((?:next|last)val\(){re.escape(quoted(what.new))}\.")
+    changes: dict[str, list[str]] = {}
     for table, column, default in rows(opened, QUERIES["sequence_defaults"], (what.target,)):
-        if there in default:
-            mended = default.replace(there, f"nextval({quoted(what.target)}.")
-            name = f"{quoted(what.target)}.{quoted(table)}"
-            execute(opened, f"ALTER TABLE {name} ALTER COLUMN {quoted(column)} SET DEFAULT {mended}")
+        mended, number = there.subn(lambda found: f"{found[1]}{quoted(what.target)}.", default)
+        if number:
+            changes.setdefault(table, []).append(f"ALTER COLUMN {quoted(column)} SET DEFAULT {mended}")
+    for table, altered in changes.items():
+        execute(opened, f"ALTER TABLE {quoted(what.target)}.{quoted(table)} {', '.join(altered)}")
 
 
 def settle(opened: Session, job_id: str) -> Plan | None:
@@ -186,6 +193,8 @@ def _found(opened: Session, old: str) -> Plan | None:
 
 
 def _changed_places(opened: Session, what: Plan) -> bool:
+    if not databases.exists(opened, what.target):
+        return False
     moved_away = set(_movable(opened, what.old)) - {JOURNAL}
     if what.tables:
         there = set(_movable(opened, what.target))

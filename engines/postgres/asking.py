@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import psycopg2
@@ -10,12 +11,22 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from engines.artefacts.manifest import Evidence
 from engines.assertions import Answer, Assertion, asked_in_sql, judged
 from engines.errors import InvalidAssertion
+from engines.postgres.allowed import without_strings
 from engines.postgres.connection import Address, execute, session
 from engines.postgres.statements import UnreadableScriptError, pieces
 from engines.run import Run
 
-_ITS_FAULT = ("0A", "21", "22", "25006", "2F", "34", "38", "39", "42", "P0")
-"""SQLSTATE, or its beginning, of what the question itself is to blame for; 25006 is an attempt to write."""
+_ITS_FAULT = ("0A", "21", "22", "25001", "25006", "2F", "34", "38", "39", "42", "P0")
+"""SQLSTATE, or its beginning, of what the question itself is to blame for; 25001 and 25006 are attempts to write."""
+_REACHES_OUT = re.compile(
+    r"\b(?:pg_(?:terminate|cancel)_backend|pg_reload_conf|pg_rotate_logfile\w*|pg_switch_(?:wal|xlog)|pg_promote"
+    r"|pg_(?:create|drop|copy|sync)_\w+|pg_(?:replication|logical|wal_replay|backup)_\w+|pg_(?:start|stop)_backup"
+    r"|pg_read_\w*file|pg_ls_\w+|pg_stat_file|pg_file_\w+|pg_execute_\w+|pg_notify|lo_(?:im|ex)port\w*|dblink\w*"
+    r"|set_config|query_to_xml\w*|ts_stat)\W*?\(|U&\"",
+    re.IGNORECASE,
+)
+"""Functions that work outside of the transaction: on files, other sessions or the server, or by SQL in a string. Only
+a net: what a superuser may call is more than any list; see the user manual."""
 
 
 def asked(assertions: tuple[Assertion, ...], address: Address, run: Run) -> tuple[Evidence, ...]:
@@ -68,6 +79,8 @@ def _single(assertion: Assertion) -> str:
     statements = [piece for piece in found if piece.text.strip() != b";"]
     if len(statements) != 1 or statements[0].kind != "statement":
         raise InvalidAssertion(f"The assertion {assertion.name!r} is not one single query.")
+    if found_call := _REACHES_OUT.search(without_strings(statements[0].text).decode()):
+        raise InvalidAssertion(f"The assertion {assertion.name!r} may not use {found_call.group().rstrip('( ')}.")
     return statements[0].text.decode().strip().removesuffix(";")
 
 

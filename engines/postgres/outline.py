@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from engines.artefacts.manifest import ObjectCount
 from engines.base import Content
+from engines.postgres.allowed import refuse_foreign
 from engines.postgres.catalog import LARGE_OBJECTS
 from engines.postgres.statements import Piece, UnreadableScriptError, pieces
 
@@ -35,7 +36,7 @@ _NAMES = re.compile(_NAME)
 _SERVER = re.compile(rb"-- Dumped from database version (\S+)")
 _TOOL = re.compile(rb"-- Dumped by pg_dump version (\S+)")
 _OTHER_QUOTING = re.compile(r"SET standard_conforming_strings = off")
-_COMMANDS = re.compile(rb"\\(restrict|unrestrict|connect) ")
+_COMMANDS = re.compile(rb"\\(?:(?:un)?restrict [A-Za-z0-9]+|connect [^`\\:|\n]+)\r?\n?")
 """The only ones of psql's that pg_dump writes; another could run programs where psql runs."""
 LOOKED_AT = 1 << 16
 """Bytes of a statement that are looked at: what follows is a value, or a very long definition."""
@@ -80,7 +81,7 @@ class Outline:
         return found
 
     def take(self, piece: Piece) -> None:
-        """Raises `UnreadableScriptError` for what pg_dump does not write."""
+        """Raises `InvalidDump` and `UnreadableScriptError` for what pg_dump does not write."""
         if piece.kind == "rows":
             self.rows[self._copied] += piece.rows
         elif piece.kind == "comment":
@@ -88,8 +89,9 @@ class Outline:
         elif piece.kind == "statement":
             self.statements += 1
             self.complete = False
+            refuse_foreign(piece.text, piece.line)
             self._statement(decoded(piece.text))
-        elif not _COMMANDS.match(piece.text):
+        elif not _COMMANDS.fullmatch(piece.text):
             raise UnreadableScriptError("it holds a psql command that pg_dump does not write")
 
     def _comment(self, text: bytes) -> None:

@@ -13,6 +13,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from engines.artefacts.reading import RAW_CHUNK, RawSource
 from engines.base import Tool
 from engines.errors import AccessDenied, FlexError, ToolFailed
+from engines.postgres.allowed import of_the_database, refuse_foreign
 from engines.postgres.archive import Archive, content_of, recorded
 from engines.postgres.catalog import Server
 from engines.postgres.clients import NEWER_SETS_TIMEOUT
@@ -22,11 +23,8 @@ from engines.postgres.outline import decoded
 from engines.postgres.statements import Piece, UnreadableScriptError, pieces
 from engines.run import Run
 
-_LEFT_OUT = re.compile(
-    r"(BEGIN|COMMIT);|SET transaction_timeout |CREATE SCHEMA public;"
-    r"|(CREATE|ALTER|DROP|COMMENT ON|SECURITY LABEL ON) DATABASE "
-)
-"""What would end our transaction, is of newer servers, or speaks of the database that was dumped."""
+_LEFT_OUT = re.compile(r"(BEGIN|COMMIT);|SET transaction_timeout |CREATE SCHEMA public;")
+"""What would end our transaction, is of newer servers, or is there already."""
 _PEOPLE = re.compile(
     r"ALTER .* OWNER TO |GRANT |REVOKE |ALTER DEFAULT PRIVILEGES |SET SESSION AUTHORIZATION ", re.DOTALL
 )
@@ -92,12 +90,13 @@ class PlainLoad:
         return None
 
     def carry_out(self) -> None:
-        """Raises `ToolFailed` with the server's words, `Stopped`; then nothing of it is in the database."""
+        """Raises `ToolFailed` with the server's words, `InvalidDump`, `Stopped`; then nothing of it is there."""
         artefact, file = self.archive.artefact, self.archive.file
         with (
             artefact.open_raw(file, self.run, "restoring") as source,
             session(self.address, self.run.application_name, seconds=0, stop=self.run.stop) as opened,
         ):
+            execute(opened, "SET standard_conforming_strings = on")  # else strings would end elsewhere than we read
             execute(opened, "BEGIN")
             self._make_schemas(opened)
             try:
@@ -133,8 +132,9 @@ class PlainLoad:
             for piece in script:
                 if piece.kind != "statement":
                     continue  # psql's own commands were looked at when the dump was taken in
+                refuse_foreign(piece.text, piece.line)  # it may have been taken in when more was
                 text = decoded(piece.text)
-                if self._left_out(text) or (not made_something and _CLEARS.match(text)):
+                if of_the_database(piece.text) or self._left_out(text) or (not made_something and _CLEARS.match(text)):
                     continue
                 if _COPY.match(text):
                     cursor.copy_expert(piece.text, _Lines(script), COPY_BYTES)

@@ -25,8 +25,10 @@ _LONGEST_WORD = 1 << 10
 _FROM_STDIN = re.compile(rb"\s*COPY\s.*\sFROM\s+stdin\b", re.IGNORECASE | re.DOTALL)
 _BLANK = re.compile(rb"\s*")
 _ROUTINE = re.compile(r"create (or replace )?(function|procedure)\b")
+_BEGIN = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff])begin\s+atomic\Z", re.IGNORECASE)
 _E_STRING_END = re.compile(rb"\\[\s\S]|'")
 _E_PREFIX = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff])[eE]\Z")
+_LINE_END = re.compile(rb"[\r\n]")
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
 _ROWS_END = b"\\."
 
@@ -45,6 +47,8 @@ class Piece:
     text: bytes
     rows: int = 0
     """Rows: how many lines these are."""
+    line: int = 0
+    """Of the script, where it begins; the first is 1."""
 
 
 def pieces(blocks: Iterable[bytes]) -> Iterator[Piece]:
@@ -66,10 +70,12 @@ class _Splitter:
         self._quote = b""
         """What the text at `_at` is inside of: a quote's or comment's beginning, nothing otherwise."""
         self._comments = 0
+        self._line = 1
         self._begin_statement()
 
     def _begin_statement(self) -> None:
-        self._depth = self._blocks = 0
+        self._depth = self._ended_at = 0
+        self._body = False
         self._words: list[str] = []
         self._begun = False
 
@@ -91,7 +97,8 @@ class _Splitter:
         return self._next_rows() if self._in_rows else self._next_statement()
 
     def _cut(self, kind: Kind, end: int, rows: int = 0) -> Piece:
-        piece = Piece(kind, bytes(self._text[:end]), rows)
+        piece = Piece(kind, bytes(self._text[:end]), rows, self._line)
+        self._line += rows or piece.text.count(b"\n")
         del self._text[:end]
         self._at = 0
         return piece
@@ -100,8 +107,7 @@ class _Splitter:
         """Whole lines up to the one that ends them, which is dropped."""
         if self._text.startswith(_ROWS_END + b"\n"):
             self._in_rows = False
-            del self._text[: len(_ROWS_END) + 1]
-            return Piece("rows", b"")
+            return Piece("rows", b"", line=self._cut("rows", len(_ROWS_END) + 1).line)
         end = self._text.find(b"\n" + _ROWS_END + b"\n")
         end = end + 1 if end >= 0 else self._text.rfind(b"\n") + 1
         return self._cut("rows", end, self._text.count(b"\n", 0, end)) if end else None
@@ -126,7 +132,9 @@ class _Splitter:
 
     def _skip_blank(self) -> None:
         blank = _BLANK.match(self._text)
-        del self._text[: blank.end() if blank else 0]
+        end = blank.end() if blank else 0
+        self._line += self._text.count(b"\n", 0, end)
+        del self._text[:end]
 
     def _may_go_on(self, token: bytes) -> bool:
         return not self._final and (token[0:1] == b"_" or token[0:1].isalpha() or token[0] >= 0x80)
@@ -155,22 +163,30 @@ class _Splitter:
             escaped = token == b"'" and _E_PREFIX.search(before) is not None
             self._quote = b"E'" if escaped else token
         else:
-            self._word(token)
+            self._word(token, end)
         return None
 
-    def _word(self, token: bytes) -> None:
-        """SQL functions may have bodies without quotes, whose semicolons end nothing."""
+    def _word(self, token: bytes, end: int) -> None:
+        """SQL functions may have bodies without quotes, whose semicolons end nothing before the one behind END.
+
+        That END stands where a statement would begin, and no statement begins so; any other, and CASE, say nothing,
+        because both may also be the name of a column.
+        """
         word = token.decode(errors="replace").lower()
         if len(self._words) < 4:
             self._words.append(word)
-        if word in {"begin", "case", "end"} and self._depth == 0 and _ROUTINE.match(" ".join(self._words)):
-            if word == "end":
-                self._blocks = max(0, self._blocks - 1)
-            elif word == "begin" or self._blocks:
-                self._blocks += 1
+        if self._depth or not _ROUTINE.match(" ".join(self._words)):
+            return
+        if not self._body and word == "atomic":
+            self._body = _BEGIN.search(self._text, max(0, end - _LONGEST_WORD), end) is not None
+            self._ended_at = end
+        elif self._body and word == "end":
+            self._body = bool(self._text[self._ended_at : end - len(token)].strip())
 
     def _statement_end(self, end: int) -> Piece | None:
-        if self._depth > 0 or self._blocks:
+        if self._body:
+            self._ended_at = end
+        if self._depth > 0 or self._body:
             return None
         if _FROM_STDIN.match(self._text, 0, end):
             line = self._text.find(b"\n", end)
@@ -194,7 +210,8 @@ class _Splitter:
     def _leave_quote(self) -> bool:
         """Move behind the end of the quote or comment; False when it is not here yet."""
         if self._quote == b"--":
-            return self._found(self._text.find(b"\n", self._at), 1, ends_at_end=True)
+            end = _LINE_END.search(self._text, self._at)
+            return self._found(end.start() if end else -1, 1, ends_at_end=True)
         if self._quote == b"/*":
             return self._leave_comment()
         if self._quote == b"E'":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from engines.artefacts.manifest import Evidence
 from engines.artefacts.reading import Artefact
-from engines.assertions import Answer, Assertion
+from engines.assertions import Answer, Assertion, judged
 from engines.base import Target
 from engines.errors import AssertionFailed, InvalidAssertion, UnsupportedOperation, VerificationImpossible
 from tests.contracts.engine_cases import ROWS, Bench, EngineCase
@@ -81,3 +83,35 @@ def test_a_question_of_another_kind_of_database_is_refused(case: EngineCase, ben
     with pytest.raises((UnsupportedOperation, VerificationImpossible)) as refused:
         asked(case, bench, artefact, target, of_another_kind(case))
     assert "'other'" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "holds"),
+    [
+        ("100.00", {"equals": 100}, True),
+        ("100.0", {"equals": 100}, True),
+        ("100.50", {"equals": 100}, False),
+        ("1.50", {"equals": "1.50"}, True),
+        ("100.00", {"equals": "100"}, False),
+        (9007199254740993, {"at_least": 9007199254740993}, True),
+        ("9007199254740993", {"at_most": 9007199254740992}, False),
+        ("NaN", {"at_least": 0}, False),
+        ("inf", {"at_least": 0}, True),
+        ("ten", {"at_most": 10}, False),
+        (None, {"equals": 0}, False),
+    ],
+)
+def test_numbers_are_compared_as_numbers_however_they_are_written(
+    found: Answer, expected: dict[str, Any], holds: bool
+) -> None:
+    assert Assertion("x", sql="SELECT 1", **expected).holds(found) is holds
+
+
+def test_a_long_answer_is_judged_whole_and_shown_in_part() -> None:
+    whole = "x" * 100_000
+    (seen,) = judged([Assertion("x", sql="SELECT x", equals=whole)], lambda _: whole)
+    assert len(str(seen.found)) < 1000
+    with pytest.raises(AssertionFailed) as failed:
+        judged([Assertion("x", sql="SELECT x", equals=1)], lambda _: whole)
+    assert len(failed.value.message) < 1000
+    assert len(str(failed.value.details)) < 2000

@@ -202,3 +202,14 @@ def test_a_manifest_that_names_files_outside_its_folder_is_damage(store: LocalSt
 def test_a_manifest_that_is_not_there_is_missing(store: LocalStore) -> None:
     with pytest.raises(ObjectMissing):
         read_manifest(store, "shop/1")
+
+
+@pytest.mark.parametrize("name", ["é" * 31, "漢" * 64, "a/../b", "..", ".hidden"])
+def test_the_files_of_any_database_can_be_stored_and_keep_its_name(store: LocalStore, name: str) -> None:
+    out = ArtefactWriter(store, "shop/1", Compression.parse("zstd"))
+    for database in (name, name + "2"):
+        with out.part(database).file("dump.globals.sql", "mysqldump-sql") as sink:
+            sink.write(b"of " + database.encode())
+    assert [file.database for file in out.all_files] == [name, name + "2"]
+    assert len({file.name for file in out.all_files}) == 2
+    assert len(list(store.list("shop/1/"))) == 2

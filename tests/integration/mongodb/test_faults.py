@@ -27,6 +27,7 @@ from engines.errors import (
 )
 from engines.mongodb import MongoEngine
 from engines.mongodb.archive import ArchiveReader
+from engines.mongodb.metadata import Collection
 from engines.mongodb.switching import journal_name, loading_name, steps
 from engines.run import Progress, Run, StopReason, StopToken
 from tests.integration.mongodb.workbench import Workbench
@@ -349,6 +350,46 @@ def test_a_name_taken_during_the_switch_undoes_it(bench: Workbench) -> None:
         bench.restore(artefact, target, bench.run(confirm=taken))
     assert list(bench.contents(target)) == ["young_ones"]
     assert bench.leftovers() == []
+
+
+@pytest.mark.parametrize("mode", ["create", "replace"])
+def test_an_attempt_that_died_after_its_last_step_is_finished_by_the_next(bench: Workbench, mode: str) -> None:
+    """Everything is in its place, views among it, and only the journal is left."""
+    source, target = bench.filled(), bench.target()
+    artefact = bench.back_up(source)
+    items = ArchiveReader(BytesIO(bench.raw(artefact)).read).prelude.collections
+    keys = [(item.database, item.name) for item in items if item.kind != "view"]
+    named = {key: loading_name(bench.job_id, 1, number) for number, key in enumerate(keys)}
+    todo = steps(items, named, [], raw=set(), copied=set())
+    bench.restore(artefact, target)
+    journal = {"_id": "switch", "replaces": mode == "replace", "steps": todo}
+    bench.database(target)[journal_name(bench.job_id)].insert_one(journal)
+    bench.restore(artefact, target, bench.later_attempt(), mode=mode)
+    assert bench.contents(target) == bench.contents(source)
+    assert bench.leftovers() == []
+
+
+@pytest.mark.parametrize("mode", ["create", "replace"])
+def test_a_journal_that_was_made_and_never_written_decides_nothing(bench: Workbench, mode: str) -> None:
+    source, target = bench.filled(), bench.target()
+    artefact = bench.back_up(source)
+    bench.database(target).create_collection(journal_name(bench.job_id))
+    bench.restore(artefact, target, bench.later_attempt(), mode=mode)
+    assert bench.contents(target) == bench.contents(source)
+    assert bench.leftovers() == []
+
+
+def test_the_sweep_goes_on_where_a_switch_finds_its_names_taken(bench: Workbench) -> None:
+    first, second = bench.target("flexdbtest_a" + bench.job_id), bench.target("flexdbtest_b" + bench.job_id)
+    view = Collection("", "seen", "view", {"viewOn": "things", "pipeline": []})
+    todo = [{"do": "view", "name": "seen", "metadata": view.as_json()}]
+    for target in (first, second):
+        bench.database(target)["seen"].insert_one({"_id": "somebody else's"})
+        journal = {"_id": "switch", "replaces": False, "steps": todo}
+        bench.database(target)[journal_name(bench.job_id)].insert_one(journal)
+    bench.engine.remove_leftovers(first, lambda job: job == bench.job_id)
+    assert bench.leftovers() == []
+    assert list(bench.contents(first)) == list(bench.contents(second)) == ["seen"]
 
 
 def test_a_server_lost_in_the_middle_of_the_switch_loses_nothing(bench: Workbench, tmp_path: Path) -> None:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import json
 import tarfile
+from functools import reduce
 from io import BytesIO
 from typing import Any
 
 import bson
 import pytest
+from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.raw_bson import RawBSONDocument
 
 from engines.base import BackupOptions
 from engines.errors import AccessDenied, InvalidTarget, TargetMissing, UnsupportedOperation
 from engines.mongodb.archive import ArchiveReader
 from engines.mongodb.directory import file_name
-from tests.integration.mongodb.workbench import ODD_NAMES, Workbench
+from tests.integration.mongodb.workbench import ODD_NAMES, RAW, Workbench
 
 LAYOUTS = ("archive", "directory")
 
@@ -200,6 +203,97 @@ def test_the_archive_is_mongodumps_own(bench: Workbench) -> None:
     assert [one and one.get("_id") for one in body[:3]] == [0, 1, 2]
     assert body[3] is None and body[-1] is None
     assert body[4] is not None and body[4]["EOF"] is True
+
+
+def crc64(data: bytes) -> int:
+    """CRC-64/XZ, bit by bit as its definition says: reflected, polynomial 42F0E1EBA9EA3693."""
+    crc = 0xFFFF_FFFF_FFFF_FFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xC96C_5795_D787_0F42 if crc & 1 else 0)
+    return crc ^ 0xFFFF_FFFF_FFFF_FFFF
+
+
+def unpacked(data: bytes) -> dict[str, list[bytes]]:
+    """Documents of every collection, read by nothing but spec.md's words; each CRC is held against them."""
+    assert data[:4] == (0x8199E26D).to_bytes(4, "little")
+    units, at = [], 4
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little", signed=True)
+        units.append(b"" if size == -1 else data[at : at + size])
+        at += 4 if size == -1 else size
+    assert at == len(data)
+    end = units.index(b"")
+    listed = [bson.decode(unit) for unit in units[1:end]]
+    found: dict[str, list[bytes]] = {}
+    ended, header = set(), None
+    for unit in units[end + 1 :]:
+        if header is None:
+            header = bson.decode(unit)
+            assert header["collection"] not in ended
+            if header["EOF"]:
+                ended.add(header["collection"])
+                whole = b"".join(found.get(header["collection"], []))
+                assert header["CRC"] % 2**64 == (crc64(whole) if whole else 0)
+        elif unit:
+            assert not header["EOF"]
+            found.setdefault(header["collection"], []).append(unit)
+        else:
+            header = None
+    assert header is None
+    assert ended == {item["collection"] for item in listed}
+    return found
+
+
+BARE_NAMES = ("a.b.c", "with space", "ü" * 60, "x" * 170, "/*.*/", "%24", "-", "'; drop")
+ODD_VALUES: list[Any] = [
+    *(
+        None,
+        "",
+        "a\0b",
+        True,
+        -0.0,
+        float("nan"),
+        float("inf"),
+        2**62,
+        Int64(-1),
+        Decimal128("NaN"),
+        Decimal128("-0E+3"),
+    ),
+    *(MinKey(), MaxKey(), Timestamp(1, 2), Regex("^a/", "imsx"), Code("x"), Code("x", {"y": 1}), DBRef("c", 1, "d")),
+    *(Binary(b"\xff" * 16, number) for number in (0, 2, 3, 4, 5, 6, 9, 128)),
+    *(ObjectId("0" * 24), {}, [], [[]], {"": {"": 1}, "a.b": 1, "c$": 2}),
+    bson.decode(
+        reduce(lambda inner, _: bson.encode({"n": RawBSONDocument(inner)}), range(90), bson.encode({"deep": 1}))
+    ),
+]
+
+
+@pytest.mark.parametrize("layout", ["archive", "directory"])
+def test_every_kind_of_value_and_name_comes_back_byte_by_byte(bench: Workbench, layout: str) -> None:
+    source, target = bench.target(), bench.target()
+    shop = bench.database(source)
+    shop["values"].insert_many({"_id": number, "v": value} for number, value in enumerate(ODD_VALUES))
+    twice = bson.encode({"_id": 0, "k": 1})
+    shop["values"].insert_one(RawBSONDocument(bson.encode({"_id": "twice", "in": [RawBSONDocument(twice)]})))
+    shop["ids"].insert_many({"_id": one} for one in (None, {"a": 1, "b": {}}, Decimal128("1"), b"", "", True, MinKey()))
+    for name in BARE_NAMES:
+        shop[name].insert_one({"_id": name})
+    shop.create_collection("one", viewOn="values", pipeline=[{"$match": {"_id": {"$gt": 1}}}])
+    shop.create_collection("on_it", viewOn="one", pipeline=[{"$limit": 1}])
+    artefact = bench.back_up(source, layout=layout, jobs=3)
+    bench.prove(artefact, source)
+    if layout == "archive":
+        documents = unpacked(bench.raw(artefact))
+        raw: Any = shop.get_collection("values", codec_options=RAW)
+        assert sorted(documents["values"]) == sorted(one.raw for one in raw.find())
+        assert len(documents["ids"]) == 7
+        assert set(BARE_NAMES) < set(documents)
+    bench.restore(artefact, target)
+    assert bench.contents(target) == bench.contents(source)
+    bench.restore(artefact, target, mode="replace")
+    assert bench.contents(target) == bench.contents(source)
 
 
 def test_the_directory_is_mongodumps_own(bench: Workbench) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.artefacts.reading import Artefact
 from engines.artefacts.writing import ArtefactWriter, Compression
 from engines.assertions import Assertion
 from engines.base import BackupOptions, RestoreOptions
@@ -31,14 +32,17 @@ from engines.errors import (
     TargetNotEmpty,
     UnsupportedOperation,
 )
-from engines.mysql import switch
+from engines.mysql import catalog, code, databases, switch
 from engines.mysql.address import Address
+from engines.mysql.clients import Clients
+from engines.mysql.load import Changes, Load, source_of
+from engines.mysql.restore import look
 from engines.mysql.session import session
 from engines.run import StopReason, StopToken
 from tests.integration.mysql.conftest import Fresh
 from tests.integration.mysql.test_faults import leftovers, locked, name_of
 from tests.integration.mysql.workbench import ROWS, Workbench, facts
-from tests.mariadb import sql
+from tests.mariadb import sql, with_database
 
 CHILD = """
     import sys
@@ -142,6 +146,102 @@ def test_a_switch_that_ended_after_the_tables_had_changed_places_is_finished_by_
     assert done.notes == ("Made by an earlier attempt.",)
     assert sql(url, "SELECT a FROM v") == [(1,)]
     assert leftovers(bench) == []
+
+
+STEPS = ("journal", "database", "old code", "tables", "new code", "first half forgotten")
+
+
+def died_after(bench: Workbench, url: str, last: str) -> None:
+    """Leave what a restore leaves that is killed in its switch, right after the step named."""
+    new, quiet = f"flexdb_new_{bench.job_id}", f"flexdb_old_{bench.job_id}"
+    with session(Address.parse(url), "test") as opened:
+        what = switch.plan(opened, bench.job_id, name_of(url), ())
+        switch._write_down(opened, what)
+        done = STEPS[: STEPS.index(last) + 1]
+        if "database" in done and what.made:
+            databases.create(opened, what.target, None)
+        if "old code" in done:
+            code.drop_code(opened, new)
+            code.drop_code(opened, what.target)
+        if "tables" in done:
+            switch._rename(opened, what)
+        if "new code" in done:
+            code.make_code(opened, what.target, what.code)
+        if "first half forgotten" in done:
+            databases.drop(Address.parse(url), new, None)
+    assert sql(bench.url, f"SELECT COUNT(*) FROM {quiet}.{switch.JOURNAL}", on="") == [(1,)]
+
+
+@pytest.mark.parametrize("by", ["the next attempt", "the sweep"])
+@pytest.mark.parametrize("last", STEPS)
+@pytest.mark.parametrize("holds", ["everything", "a view only"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_switch_that_died_after_any_of_its_steps_is_mended(
+    bench: Workbench, fresh: Fresh, there: bool, holds: str, last: str, by: str
+) -> None:
+    """The target holds all of what was there or all of the backup, and never a part."""
+    source, url = fresh(), fresh(create=there)
+    sql(source, "CREATE VIEW v AS SELECT 1 AS a")
+    if holds == "everything":
+        sql(source, "CREATE TABLE t (a int)", "INSERT INTO t VALUES (1)")
+        sql(source, "CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW SET NEW.a = 1")
+    artefact = bench.back_up(source)
+    if there:
+        sql(url, "CREATE TABLE t (a int)", "CREATE TABLE u (a int)", "INSERT INTO t VALUES (2)")
+        sql(url, "CREATE VIEW w AS SELECT a FROM t", "CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW SET NEW.a = 2")
+    before = facts(bench.url, name_of(url)) if there else None
+    build(bench, artefact)
+    died_after(bench, url, last)
+    if by == "the sweep":
+        bench.engine.remove_leftovers(bench.target(url), lambda job: job == bench.job_id)
+        there_now = bool(sql(bench.url, f"SHOW DATABASES LIKE '{name_of(url)}'", on=""))
+        now = facts(bench.url, name_of(url)) if there_now else None
+        assert now in (before, facts(bench.url, name_of(source)))
+    else:
+        bench.restore(artefact, url, bench.run(attempt=2), mode="replace")
+        assert facts(bench.url, name_of(url)) == facts(bench.url, name_of(source))
+    assert leftovers(bench) == []
+
+
+def test_the_sweep_leaves_what_was_made_since_in_a_database_that_was_switched(bench: Workbench, fresh: Fresh) -> None:
+    source, url = fresh(), fresh()
+    sql(source, "CREATE TABLE t (a int)", "CREATE VIEW v AS SELECT a FROM t")
+    build(bench, bench.back_up(source))
+    died_after(bench, url, "new code")
+    sql(url, "CREATE VIEW since AS SELECT a FROM t", "CREATE PROCEDURE later() SELECT 1", "CREATE TABLE more (a int)")
+    before = facts(bench.url, name_of(url))
+    assert bench.engine.remove_leftovers(bench.target(url), lambda job: job == bench.job_id)
+    assert facts(bench.url, name_of(url)) == before
+    assert leftovers(bench) == []
+
+
+def test_what_others_do_to_another_database_is_not_waited_for(bench: Workbench, fresh: Fresh) -> None:
+    """A switch that waits for a reader of one table holds all those before it."""
+    url, other = fresh(), fresh()
+    trigger = "CREATE TRIGGER g BEFORE INSERT ON a FOR EACH ROW SET NEW.a = 1"
+    sql(url, "CREATE TABLE a (a int)", trigger)
+    sql(other, "CREATE TABLE a (a int)", "CREATE TABLE b (a int)", trigger)
+    query = f"SELECT 1 FROM information_schema.processlist WHERE state LIKE 'Waiting%' AND db = '{name_of(other)}'"
+    renaming = threading.Thread(target=sql, args=(other, "RENAME TABLE a TO c, b TO d"))
+    with locked(other, "START TRANSACTION", "SELECT * FROM b"):
+        renaming.start()
+        while renaming.is_alive() and not sql(bench.url, query, on=""):
+            continue
+        with session(Address.parse(url), "test", seconds=5) as opened:
+            assert catalog.code(opened, name_of(url)) == [("trigger", "g")]
+            assert catalog.fingerprint(opened, name_of(url))
+        assert renaming.is_alive()
+    renaming.join()
+
+
+def build(bench: Workbench, artefact: Artefact) -> None:
+    """The database beside the target, as a restore fills it."""
+    url = with_database(bench.url, f"flexdb_new_{bench.job_id}")
+    address, run = Address.parse(url), bench.run()
+    with session(address, "test") as opened:
+        databases.create(opened, address.database, None)
+        place = look(opened, artefact, address, Clients.installed())
+    Load(artefact, address, place.program, run, Changes(source_of(artefact), address.database)).carry_out()
 
 
 @pytest.mark.parametrize("table", ["customers", "circle_a"])
@@ -306,12 +406,33 @@ def test_assertions_are_asked_of_the_restored_database(bench: Workbench, shop: s
 
 @pytest.mark.parametrize(
     "question",
-    ["SELECT nonsense", "SELEC 1", "DELETE FROM customers", "INSERT INTO log VALUES (1, 'x')", "SELECT 1; SELECT 2"],
+    [
+        *("SELECT nonsense", "SELEC 1", "DELETE FROM customers", "INSERT INTO log VALUES (1, 'x')"),
+        *("SELECT 1; SELECT 2", "SELECT 1 INTO OUTFILE '/nowhere/x'", "SELECT 1 /*! INTO OUTFILE '/nowhere/x' */"),
+        *("-- a comment", "SET @x = 1", "COMMIT", "SET SESSION TRANSACTION READ WRITE", "CALL nothing()"),
+    ],
 )
 def test_a_question_that_is_no_query_of_one_value_is_refused(bench: Workbench, shop: str, question: str) -> None:
     with pytest.raises(InvalidAssertion):
         ask(bench, shop, Assertion("x", sql=question, equals=1))
     assert leftovers(bench) == []
+
+
+def test_a_question_that_would_end_its_transaction_changes_nothing(bench: Workbench, shop: str) -> None:
+    with pytest.raises(InvalidAssertion):
+        ask(bench, shop, Assertion("x", sql=f"CREATE TABLE `{bench.target(shop).database}`.made (a int)", equals=1))
+    assert not sql(shop, "SHOW TABLES LIKE 'made'")
+
+
+def test_of_many_rows_only_the_first_is_fetched(bench: Workbench, shop: str) -> None:
+    seen = ask(
+        bench,
+        shop,
+        Assertion("first", sql="/* by id */ (SELECT id FROM customers ORDER BY id)"),
+        Assertion("inner", sql="WITH c AS (SELECT id FROM customers) SELECT COUNT(*) FROM c -- ; INTO", equals=501),
+        Assertion("text", sql="SELECT 'go into it; /*! now */'", equals="go into it; /*! now */"),
+    )
+    assert seen == [100, 501, "go into it; /*! now */"]
 
 
 def test_a_question_without_end_is_ended_by_a_stop(bench: Workbench, fresh: Fresh) -> None:
@@ -338,6 +459,7 @@ def dumped(url: str, *options: str) -> bytes:
         ("--skip-extended-insert", "--complete-insert"),
         ("--hex-blob", "--routines", "--events", "--single-transaction", "--insert-ignore"),
         ("--compact", "--add-drop-table", "--comments"),
+        ("--routines", "--events", "--add-drop-trigger", "--no-autocommit", "--allow-keywords", "--replace"),
     ],
 )
 def test_a_dump_made_by_hand_is_taken_in_and_restored(
@@ -370,6 +492,26 @@ def test_a_dump_made_by_hand_that_is_cut_or_names_its_databases_is_refused(bench
         bench.engine.adopt(io.BytesIO(dumped(shop)[:-200]), "mysqldump-sql", out, run)
     with pytest.raises(InvalidDump):
         bench.engine.adopt(io.BytesIO(dumped(shop, "--databases")), "mysqldump-sql", out, run)
+    assert bench.stored() == []
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        *("USE elsewhere", "/*!40000 USE elsewhere*/", "INSERT INTO `elsewhere`.`t` VALUES (1)", "DROP TABLE a.b"),
+        *("DROP DATABASE IF EXISTS `elsewhere`", "SET GLOBAL read_only = 1", "CREATE USER evil", "CALL something()"),
+        *("LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE customers", "/* x */ GRANT ALL ON *.* TO evil"),
+        *("CREATE TABLE elsewhere . t (a int)", "system true", "SELECT 1 INTO OUTFILE '/nowhere/x'"),
+    ],
+)
+def test_a_dump_made_by_hand_that_reaches_beyond_its_database_is_refused(
+    bench: Workbench, shop: str, foreign: str
+) -> None:
+    run = bench.run()
+    out = ArtefactWriter(bench.store, f"shop/adopted-{run.token}", Compression.parse("zstd"))
+    script = dumped(shop).replace(b"-- Dump completed", foreign.encode() + b";\n-- Dump completed")
+    with pytest.raises(InvalidDump):
+        bench.engine.adopt(io.BytesIO(script), "mysqldump-sql", out, run)
     assert bench.stored() == []
 
 

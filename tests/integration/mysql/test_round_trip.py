@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from urllib.parse import unquote, urlsplit
+
 import pytest
 
 from engines.base import Target
 from engines.errors import TargetMissing, UnsupportedOperation, VerificationImpossible
 from tests.integration.mysql.conftest import Fresh
-from tests.integration.mysql.workbench import LONG, ODD, ROWS, Workbench, facts
+from tests.integration.mysql.workbench import LONG, ODD, ROWS, Workbench, facts, quoted
 from tests.mariadb import sql
 
 
@@ -86,11 +91,48 @@ def test_events_do_not_run_in_a_rehearsal_and_are_as_before_in_a_restore(
     assert found == [("nightly", "ENABLED"), ("off", "DISABLED")]
 
 
-def test_the_commands_for_restoring_by_hand_restore(bench: Workbench, shop: str, fresh: Fresh) -> None:
-    artefact = bench.back_up(shop, compression="none")
-    lines = artefact.manifest.restore_by_hand
-    assert lines[-1].endswith("DATABASE < shop.sql")
-    assert "CREATE DATABASE" in lines[0]
+def test_an_event_whose_last_day_has_come_is_no_damage(bench: Workbench, fresh: Fresh) -> None:
+    """The server drops it by itself, where it was and where it is restored."""
+    url = fresh()
+    sql(
+        url,
+        "CREATE EVENT once ON SCHEDULE AT '2037-01-01 00:00:00' DO SELECT 1",
+        "CREATE EVENT daily ON SCHEDULE EVERY 1 DAY STARTS '2020-01-01' ENDS '2037-01-01 00:00:00' DO SELECT 1",
+    )
+    artefact = bench.back_up(url)
+    late = bench.altered(artefact, bench.script(artefact).replace(b"2037-", b"2021-"))
+    bench.engine.parse(late, bench.run())
+    bench.engine.rehearse(late, bench.target(url), bench.run())
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_the_commands_for_restoring_by_hand_restore(
+    bench: Workbench, shop: str, fresh: Fresh, compression: str
+) -> None:
+    if compression == "zstd" and shutil.which("zstd") is None:
+        pytest.skip("the program zstd is not installed")
+    artefact, restored = bench.back_up(shop, compression=compression), fresh(create=False)
+    path = artefact.stored_path(artefact.manifest.files[0])
+    assert path is not None
+    parts = urlsplit(bench.url)
+    filled = {"HOST": parts.hostname, "PORT": parts.port or 3306, "USER": unquote(parts.username or "root")}
+    for line in artefact.manifest.restore_by_hand:
+        command = line.replace(" --password", "").replace("DATABASE", name_of(restored))
+        for word, value in filled.items():
+            command = command.replace(f"={word}", f"={value}")
+        command = command.replace(f"CREATE {name_of(restored)}", "CREATE DATABASE")
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=path.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PATH": os.environ["PATH"], "MYSQL_PWD": unquote(parts.password or "")},
+        )
+        assert done.returncode == 0, done.stderr
+    before = {**facts(bench.url, name_of(shop)), "BASE TABLE numbered": ""}  # names the database of its sequence
+    assert {**facts(bench.url, name_of(restored)), "BASE TABLE numbered": ""} == before
+    assert "the old name" in artefact.manifest.restore_by_hand[-1]
 
 
 def test_chosen_tables_only_are_in_the_backup(bench: Workbench, shop: str) -> None:
@@ -157,6 +199,55 @@ def test_users_and_grants_come_as_a_second_file_that_can_be_run(bench: Workbench
         sql(bench.url, f"DROP USER IF EXISTS {user}@localhost")
     assert [file.name for file in artefact.manifest.files] == ["shop.sql.zst", "globals.sql.zst"]
     bench.engine.parse(artefact, bench.run())
+
+
+def there_and_back(bench: Workbench, url: str, copy: str) -> None:
+    before = facts(bench.url, name_of(url))
+    artefact = bench.back_up(url)
+    bench.engine.parse(artefact, bench.run())
+    bench.engine.rehearse(artefact, bench.target(url), bench.run())
+    bench.restore(artefact, copy)
+    assert facts(bench.url, name_of(copy)) == before
+    bench.restore(artefact, url, mode="replace")
+    assert facts(bench.url, name_of(url)) == before
+
+
+def test_a_table_whose_columns_all_take_from_a_sequence_comes_back(bench: Workbench, fresh: Fresh) -> None:
+    """Its definition names the sequence's database several times; none of them can be changed alone."""
+    url = fresh()
+    sql(
+        url,
+        "CREATE SEQUENCE `s``q` START WITH 5 INCREMENT BY -3 MINVALUE -100 MAXVALUE 5 CACHE 3 CYCLE",
+        "CREATE TABLE t (a int DEFAULT (NEXTVAL(`s``q`)), b int DEFAULT (NEXTVAL(`s``q`) + 1),"
+        " c int DEFAULT (LASTVAL(`s``q`)))",
+        "INSERT INTO t VALUES ()",
+    )
+    copy = fresh()
+    there_and_back(bench, url, copy)
+    sql(copy, "INSERT INTO t VALUES ()")
+    assert len(sql(copy, "SELECT * FROM t")) == 2
+
+
+def test_a_table_that_shows_the_rows_of_others_comes_back(bench: Workbench, fresh: Fresh) -> None:
+    url = fresh()
+    for name in ("one", "two"):
+        sql(url, f"CREATE TABLE {name} (a int) ENGINE=MyISAM", f"INSERT INTO {name} VALUES (1)")
+    sql(url, "CREATE TABLE both_ (a int) ENGINE=MERGE UNION=(one, two)")
+    assert {item.name: item.rows for item in bench.back_up(url).manifest.objects} == {"one": 1, "two": 1, "both_": None}
+    there_and_back(bench, url, fresh())
+
+
+NAMES = (
+    *("-- Dump completed", "*/", "/*!50000 x*/", "--help", "a\nb", "a\\b", "%", "x_%", " x", "a.b"),
+    *("INSERT INTO `x`", ";", "ü" * 64),
+)
+
+
+def test_tables_named_as_parts_of_a_script_come_back(bench: Workbench, fresh: Fresh) -> None:
+    url = fresh()
+    for name in NAMES:
+        sql(url, f"CREATE TABLE {quoted(name)} (a text)", f"INSERT INTO {quoted(name)} VALUES ('*/'), (NULL)")
+    there_and_back(bench, url, fresh())
 
 
 def test_an_empty_database_is_a_backup_too(bench: Workbench, fresh: Fresh) -> None:

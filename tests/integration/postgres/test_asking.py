@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -35,9 +36,12 @@ def test_assertions_that_hold_are_evidence(bench: Workbench, shop: str) -> None:
         Assertion("date", sql="SELECT max(at) FROM events", equals="2026-12-01"),
         Assertion("truth", sql="SELECT count(*) > 5 FROM customers", equals=1),
         Assertion("percent", sql="SELECT count(*) FROM customers WHERE name LIKE 'name 9%'", equals=111),
+        Assertion("names in texts", sql="SELECT count(*) FROM settings_as_rows WHERE line <> 'pg_ls_dir(1)'", equals=3),
+        Assertion("union", sql="SELECT 1 WHERE false UNION ALL (VALUES (7));", equals=7),
+        Assertion("join", sql="SELECT count(*) FROM customers c JOIN names n USING (name)", equals=1000),
         Assertion("function", sql="WITH x AS (SELECT ';' AS a) SELECT a FROM x", equals=";"),
     )
-    assert answers == [1000, 3, "500500", "name 1", "1.50", "2026-12-01", 1, 111, ";"]
+    assert answers == [1000, 3, "500500", "name 1", "1.50", "2026-12-01", 1, 111, 3, 7, 1000, ";"]
 
 
 def test_assertions_that_do_not_hold_fail_after_all_were_asked(bench: Workbench, shop15: str) -> None:
@@ -66,6 +70,27 @@ BAD = {
     "a write by a function": "SELECT nextval('lonely')",
     "a second statement": "SELECT 1; DROP TABLE settings_as_rows",
     "leaving the transaction": "SELECT 1; COMMIT; CREATE ROLE flexdbtest_evil",
+    "a write by another function": "SELECT setval('lonely', 7)",
+    "a lock for a write": "SELECT * FROM settings_as_rows FOR UPDATE",
+    "a table": "SELECT 1 INTO made",
+    "other sessions": "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'x'",
+    "the same in quotes": """SELECT pg_catalog."pg_cancel_backend" (0)""",
+    "the same in escapes": """SELECT U&"pg_cancel\\005fbackend"(0)""",
+    "a remark between": "SELECT pg_cancel_backend/* */(0)",
+    "the server's settings": "SELECT pg_reload_conf()",
+    "a file of the server": "SELECT length(pg_read_file('PG_VERSION'))",
+    "a folder of the server": "SELECT count(*) FROM pg_ls_dir('.')",
+    "a file that is written": "SELECT lo_export(1, '/tmp/flexdb-was-here')",
+    "a file that is taken": "SELECT lo_import('/etc/hostname')",
+    "another role": "SELECT set_config('role', 'postgres', false)",
+    "another server": "SELECT * FROM dblink('dbname=postgres', 'SELECT 1') AS t(a int)",
+    "a query in a text": "SELECT query_to_xml('SELECT 1', true, true, '')",
+    "a question within a remark's end": "SELECT 1 --\r; DROP TABLE settings_as_rows",
+    "a setting": "SET work_mem = '1GB'",
+    "the server's configuration": "ALTER SYSTEM SET work_mem = '1GB'",
+    "a role": "CREATE ROLE flexdbtest_evil",
+    "a block": "DO $$ BEGIN END $$",
+    "a procedure": "CALL done()",
     "a program": "COPY (SELECT 1) TO PROGRAM 'touch /tmp/flexdb-was-here'",
     "a psql command": "\\! true",
     "half a text": "SELECT 'abc",
@@ -79,6 +104,7 @@ def test_what_is_no_query_is_an_invalid_assertion(bench: Workbench, shop15: str,
     with pytest.raises(InvalidAssertion) as refused:
         ask(bench, artefact, shop15, Assertion(what, sql=BAD[what], equals=1))
     assert what in refused.value.message
+    assert not Path("/tmp/flexdb-was-here").exists()
     assert sql(shop15, "SELECT count(*) FROM pg_roles WHERE rolname = 'flexdbtest_evil'") == [(0,)]
     assert sql(shop15, f"SELECT 1 FROM pg_database WHERE datname ~ 'flexdb_.*{bench.job_id}'") == []
 
