@@ -35,7 +35,7 @@ serve: setup
 
 test: setup
 	@echo "== tests: servers found are used, others are started from packages, what is skipped is named at the end"
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -rs
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup -rs
 
 torture: setup
 	@echo "== torture: replicas on one PostgreSQL ledger and one RabbitMQ, killed again and again under load"

@@ -27,9 +27,9 @@ BLOCKS = 2
 class Sink:
     """Takes the raw bytes of one file of an artefact."""
 
-    def __init__(self, out: ObjectWriter, compression: Compression) -> None:
+    def __init__(self, out: ObjectWriter, compression: Compression, *, staged: bool = False) -> None:
         self._out = out
-        self._compressor = compression.compressor() if compression.method == "zstd" else None
+        self._compressor = compression.compressor(staged=staged) if compression.method == "zstd" else None
         self._raw_hash = Sha256Thread()
         self._stored_hash = hashlib.sha256()
         self._blocks = [memoryview(bytearray(BLOCK_BYTES)) for _ in range(BLOCKS)]
@@ -124,15 +124,16 @@ class ArtefactWriter:
         return (*self.files, *(file for part in self._parts for file in part.all_files))
 
     @contextmanager
-    def file(self, name: str, format: str) -> Iterator[Sink]:
+    def file(self, name: str, format: str, *, staged: bool = False) -> Iterator[Sink]:
         """Write one file; stored as `name`, or `name.zst` when compressed.
 
-        Left by an exception nothing appears. `format` is one of those `StoredFile.format` lists.
+        Left by an exception nothing appears. `format` is one of those `StoredFile.format` lists. `staged`: its bytes
+        lie ready on disk, so that compressing them may take all processors.
         """
         stored_name = self._prefix + name + self._compression.suffix
         self._names.append(stored_name)
         with self._store.writing(f"{self.folder}/{stored_name}") as out:
-            sink = Sink(out, self._compression)
+            sink = Sink(out, self._compression, staged=staged)
             try:
                 yield sink
                 sink.finish()

@@ -114,7 +114,7 @@ def _store(folder: Path, out: ArtefactWriter, name: str, database: str, run: Run
     files = sorted(path.name for path in folder.iterdir())
     files.sort(key=lambda file: (file != directory.PRELUDE, not file.endswith(directory.METADATA)))
     total = sum((folder / file).stat().st_size for file in files)
-    with out.file(f"{name}.tar", directory.FORMAT) as sink:
+    with out.file(f"{name}.tar", directory.FORMAT, staged=True) as sink:
         stream = _Telling(sink, lambda: run.progress("storing", sink.raw_bytes, max(total, sink.raw_bytes)))
         with tarfile.open(
             mode="w|", fileobj=cast(IO[bytes], stream), bufsize=1 << 20, format=tarfile.PAX_FORMAT

@@ -189,9 +189,9 @@ class Reader:
     _scanner: Scanner = field(default_factory=Scanner)
 
     @classmethod
-    def quick(cls) -> Reader:
-        """For what a program is just writing; see `Scanner`."""
-        return cls(_scanner=Scanner(quick=True))
+    def quick(cls, contents: Contents | None = None) -> Reader:
+        """For what a program writes now, or wrote for us and has the right digests; see `Scanner`."""
+        return cls(contents or Contents(), Scanner(quick=True))
 
     def feed(self, data: bytes) -> None:
         for piece in self._scanner.feed(data):

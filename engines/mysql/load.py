@@ -130,7 +130,7 @@ class Load:
     def carry_out(self) -> Contents:
         """What went by, whole. Raises `ToolFailed` and what it means, `ArtefactDamaged`, `InvalidDump`, `Stopped`."""
         file = dump_file(self.artefact)
-        reader = Reader(self.contents)
+        reader = Reader(self.contents) if by_hand(self.artefact) else Reader.quick(self.contents)
         with (
             self.address.options_file(self.run.workspace, mariadb=self.program.mariadb) as options,
             tools_translated(),

@@ -175,7 +175,7 @@ class PgDump:
         try:
             with tools_translated():
                 carry_out(command, self.run, lambda: self._tell_size(folder, self._estimate(source)))
-            with self.out.file(f"{self.target.connection}.tar", DIRECTORY) as sink:
+            with self.out.file(f"{self.target.connection}.tar", DIRECTORY, staged=True) as sink:
                 pack(folder, sink, self.run)
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # the workspace goes with the attempt anyway

@@ -138,7 +138,7 @@ def _telling(run: Run, page_size: int) -> Callable[[int, int, int], None]:
 
 def _store(staged: Path, name: str, out: ArtefactWriter, run: Run) -> None:
     total = staged.stat().st_size
-    with staged.open("rb", buffering=0) as source, out.file(name, FORMAT) as sink:
+    with staged.open("rb", buffering=0) as source, out.file(name, FORMAT, staged=True) as sink:
         done = 0
         while data := _read(source.fileno()):
             sink.write(data)

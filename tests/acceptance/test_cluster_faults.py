@@ -100,7 +100,7 @@ def test_every_confirmed_message_outlives_a_crash_of_rabbitmq_under_load(
         # RabbitMQ writes new queues and bindings down a second or more late; killed before that, it has lost them.
         own_rabbitmq.stop(kill=False)
         own_rabbitmq.start()
-        requests = [Request(f"message-{number}", "sleep", short_work(number)) for number in range(600)]
+        requests = [Request(f"message-{number}", "sleep", short_work(number)) for number in range(400)]
         publisher = Publisher(cluster.broker, requests, window=5, pause=0.05)
         publisher.start()
         until(lambda: len(publisher.confirmed) >= 100)

@@ -22,7 +22,7 @@ from tests.acceptance.service_process import until
 from tests.acceptance.webhook_receiver import Receiver, bodies_by_id, receiving
 
 pytestmark = pytest.mark.xdist_group("cluster")
-EVENTS = int(os.environ.get("FLEXDB_TORTURE_EVENTS") or 2000)
+EVENTS = int(os.environ.get("FLEXDB_TORTURE_EVENTS") or 1000)
 KILL_SECONDS = float(os.environ.get("FLEXDB_TORTURE_KILL_SECONDS") or 2)
 REPLICAS = ("one", "two", "three")
 KEYS = 24

@@ -284,7 +284,7 @@ def test_a_cancel_ends_the_restore_of_a_script(
         run = bench.run()
 
         def cancel(progress: Progress) -> None:
-            if progress.stage == "restoring" and progress.done:
+            if progress.stage == "restoring":
                 run.stop.request(StopReason.CANCEL)  # noqa: B023  called within this turn of the loop only
 
         run.listener = cancel

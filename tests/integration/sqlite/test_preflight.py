@@ -8,6 +8,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -196,21 +198,31 @@ for path in (Path(database), Path(database).with_name("new.db")):
 """
 
 
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """One that other users may look into; pytest's own are for this user alone."""
+    folder = Path(tempfile.mkdtemp(prefix="flexdb-public-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
 def test_a_folder_without_the_right_to_write_is_said_before_and_is_what_the_restore_ends_with(
-    case: SQLiteCase, bench: Bench, tmp_path: Path
+    case: SQLiteCase, bench: Bench, public_folder: Path
 ) -> None:
     """In a process of another user: root may write everywhere."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody who may not write here")
     target = case.filled()
     artefact = bench.back_up(case, target)
-    plain = tmp_path / "readonly" / "plain.db"
-    plain.parent.mkdir(mode=0o755)
+    storage, workspace = public_folder / "storage", public_folder / "work"
+    shutil.copytree(bench.store.url.removeprefix("file://"), storage)
+    plain = public_folder / "readonly" / "plain.db"
+    for folder in (workspace, plain.parent):
+        folder.mkdir()
     shutil.copy(target.database, plain)
-    for path in [*tmp_path.rglob("*"), tmp_path, *tmp_path.parents[:2]]:
+    for path in [public_folder, *public_folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-    storage = bench.store.url.removeprefix("file://")
-    arguments = (storage, artefact.folder, str(bench.workspace), str(plain))
+    arguments = (str(storage), artefact.folder, str(workspace), str(plain))
     answer = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, *arguments], check=True, capture_output=True, text=True, timeout=60
     )
