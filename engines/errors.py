@@ -24,6 +24,14 @@ tells us. Messages never hold a secret: foreign texts pass through `engines.comm
     ├── InvalidDump            a dump made by hand that no engine can take in
     ├── UnknownBackup          the catalogue has no such backup
     ├── UnknownConnection      no connection of that name
+    ├── UnknownCollection      no collection of that name
+    ├── CollectionMismatch     the table is not what the collection says it is
+    ├── RecordExists           a record of that key is there already
+    ├── RecordRefused          the database does not take a record
+    ├── TooManyRejected        more records of a source were rejected than allowed
+    ├── SourceFailed           a source answers what is of no use
+    │   └── SourceUnavailable  a source cannot be reached, or asks for patience     retryable
+    ├── CalculationRefused     an operation that cannot be calculated, with the reason as `reason`
     └── Stopped                the work was asked to stop (cancel, deadline, shutdown, lost lease)
 """
 
@@ -156,6 +164,53 @@ class UnknownBackup(FlexError):
 class UnknownConnection(FlexError):
     code = "unknown_connection"
     default_hint = "Set FLEXDB_CONNECTIONS__NAME=URL and restart, or correct the name."
+
+
+class UnknownCollection(FlexError):
+    code = "unknown_collection"
+    default_hint = "GET /collections lists them; PUT /collections/NAME declares one."
+
+
+class CollectionMismatch(FlexError):
+    code = "collection_mismatch"
+    default_hint = "Correct the collection, or the table: FlexDB adds columns and changes nothing else."
+
+
+class RecordExists(FlexError):
+    code = "record_exists"
+    default_hint = "Use another key, or replace the record with PUT."
+
+
+class RecordRefused(FlexError):
+    code = "record_refused"
+    default_hint = "Correct the record, or the constraint of the table that it offends."
+
+
+class TooManyRejected(FlexError):
+    code = "too_many_rejected"
+    default_hint = "Look at the rejected records with GET /jobs/JOB/rejected; mend the source, or raise `max_rejected`."
+
+
+class SourceFailed(FlexError):
+    code = "source_failed"
+    default_hint = "Look at what the source answers, and correct its URL, its paginator or its records path."
+
+
+class SourceUnavailable(SourceFailed):
+    code = "source_unavailable"
+    retryable = True
+    default_hint = "Check that the source runs and can be reached from here."
+
+
+class CalculationRefused(FlexError):
+    """`reason` tells programs which rule of arithmetic, or which limit, it was."""
+
+    code = "calculation_refused"
+    default_hint = "Correct the operation or its arguments."
+
+    def __init__(self, reason: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint, details={"reason": reason})
+        self.reason = reason
 
 
 class Stopped(FlexError):

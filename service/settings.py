@@ -75,6 +75,27 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="Who may sign what comes in, FLEXDB_SOURCES__NAME=standard:whsec_… (several: separated by spaces).",
     )
+    feeds: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="Sources of records, FLEXDB_FEEDS__NAME=URL, or JSON with url, headers and what a source takes.",
+    )
+    collections: Path | None = Field(
+        None, description="A JSON file that declares collections, or a folder of such; callers cannot change these."
+    )
+    records_connection: str | None = Field(
+        None, description="Where the ready collections customers and courses are; default the first connection by name."
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="Redis, redis://host:6379/0: a cache of dear calculations for all replicas, nothing else."
+    )
+    calculation_cache: bool = Field(True, description="Whether results of dear calculations are kept for a while.")
+    calculation_processes: int = Field(2, ge=1, le=64, description="Processes for dear calculations.")
+    calculation_seconds: float = Field(30.0, gt=0, le=3600, description="Seconds one calculation may take.")
+    calculation_megabytes: int = Field(1024, ge=64, description="Memory one calculation may take.")
+    calculation_digits: int = Field(2_000_000, ge=20, description="Digits a calculation's result may have.")
+    calculation_history: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Connections that keep the history of calculations that name none, separated by commas."
+    )
     webhook_secret: SecretStr | None = Field(
         None,
         description="Signs what goes out: whsec_…, several separated by spaces; made at first start when unset.",
@@ -113,13 +134,13 @@ class Settings(BaseSettings):
     def _seconds(cls, value: Any) -> Any:
         return tuple(float(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("outgoing_allow", mode="before")
+    @field_validator("outgoing_allow", "calculation_history", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
         words = value.split(",") if isinstance(value, str) else value
         return tuple(word.strip().lower() for word in words if word.strip())
 
-    @field_validator("connections", "stores", "scratch", "sources", mode="after")
+    @field_validator("connections", "stores", "scratch", "sources", "feeds", mode="after")
     @classmethod
     def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -148,7 +169,7 @@ class Settings(BaseSettings):
 def unknown_variables(environ: dict[str, str] | None = None) -> list[str]:
     """FLEXDB_ variables that no setting reads, to be warned of: most are typing errors."""
     known = {f"FLEXDB_{name.upper()}" for name in Settings.model_fields}
-    nested = tuple(f"FLEXDB_{name.upper()}__" for name in ("connections", "stores", "scratch", "sources"))
+    nested = tuple(f"FLEXDB_{name.upper()}__" for name in ("connections", "stores", "scratch", "sources", "feeds"))
     return sorted(
         name
         for name in (environ if environ is not None else os.environ)

@@ -12,6 +12,7 @@ NAMED = {
     "connections": ("SHOP", "postgresql://user:password@127.0.0.1:5432/shop"),
     "stores": ("ARCHIVE", "s3://bucket/prefix"),
     "scratch": ("SHOP", "staging"),
+    "feeds": ("CUSTOMERS", "http://127.0.0.1:5000/api/customers"),
     "sources": ("GITEA", "standard:whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
 }
 

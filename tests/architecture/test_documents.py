@@ -29,7 +29,7 @@ def test_env_example_is_what_the_settings_say() -> None:
 
 
 def test_readme_lists_every_setting() -> None:
-    named = {"connections", "stores", "scratch", "sources"}
+    named = {"connections", "stores", "scratch", "sources", "feeds"}
     expected = {f"FLEXDB_{name.upper()}" + ("__NAME" if name in named else "") for name in Settings.model_fields}
     assert set(table_rows(README, "## Settings")) == expected
 
