@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
 
 import structlog
 
 from engines.artefacts.manifest import MANIFEST_NAME
 from engines.artefacts.reading import read_manifest
-from engines.errors import ArtefactDamaged, ObjectMissing, StorageFailed, TargetUnavailable, UnknownBackup
+from engines.errors import ArtefactDamaged, ObjectMissing, StorageFailed, UnknownBackup
 from engines.storage.base import Store, StoredObject
 from handlers.adoption import INCOMING
 from handlers.base import backup_key
 from handlers.ports import CatalogueEntry
+from service.asking import Asking
 from service.connections import NamedStores
 from service.ledger.base import Ledger
-from service.ledger.records import BackupFilter, LedgerUnavailable
+from service.ledger.records import BackupFilter
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 UPLOAD_DEAD = timedelta(days=1)
 """An unfinished upload nobody has written to for so long has no end to come."""
 
@@ -29,12 +28,10 @@ UPLOAD_DEAD = timedelta(days=1)
 class LedgerCatalogue:
     """`handlers.ports.Catalogue` over the ledger. Its methods block; they are for threads, not for the loop."""
 
-    TIMEOUT = 30.0
-
     def __init__(self, ledger: Ledger, stores: NamedStores, loop: asyncio.AbstractEventLoop) -> None:
         self._ledger = ledger
         self._stores = stores
-        self._loop = loop
+        self._ask = Asking(loop).ask
 
     def backup(self, backup_id: str) -> CatalogueEntry:
         entry = self._ask(self._ledger.backup(backup_id))
@@ -66,12 +63,6 @@ class LedgerCatalogue:
     def hold(self, backup_id: str, job_id: str, token: int) -> None:
         if not self._ask(self._ledger.hold(job_id, token, backup_key(backup_id))):
             raise UnknownBackup(f"The backup {backup_id!r} is being removed.")
-
-    def _ask(self, question: Coroutine[Any, Any, T]) -> T:
-        try:
-            return asyncio.run_coroutine_threadsafe(question, self._loop).result(self.TIMEOUT)
-        except (LedgerUnavailable, TimeoutError) as error:
-            raise TargetUnavailable("The ledger does not answer.", hint="It is tried again.") from error
 
 
 def _is_manifest(item: StoredObject) -> bool:

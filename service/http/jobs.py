@@ -7,8 +7,10 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from handlers.supplies import Rejected
 from service.http.keys import PARTS, Parts
 from service.http.paging import page_response, refuse_unknown, wished_limit
 from service.http.problems import BEGUN, problem
@@ -56,6 +58,22 @@ async def list_jobs(request: web.Request) -> web.Response:
 async def show_job(request: web.Request) -> web.Response:
     """GET /jobs/{id}."""
     return web.json_response(_shown(request.app[PARTS], await _job(request)))
+
+
+async def list_rejected(request: web.Request) -> web.Response:
+    """GET /jobs/{id}/rejected: records an ingest did not take in, with the reasons, in the order they came."""
+    parts, query = request.app[PARTS], request.query
+    job = await _job(request)
+    page = await parts.ledger.rejected(job.job_id, cursor=query.get("cursor") or None, limit=wished_limit(query))
+    return page_response(request, page, _shown_rejected, encode=lambda body: msgspec.json.encode(body).decode())
+
+
+def _shown_rejected(one: Rejected) -> dict[str, Any]:
+    """The record as JSON, its numbers digit by digit; as text where it is no JSON, or was cut."""
+    record: Any = one.record
+    with contextlib.suppress(msgspec.DecodeError):
+        record = msgspec.json.decode(record, type=msgspec.Raw)
+    return {"page": one.page, "position": one.position, "record": record, "reasons": [dict(why) for why in one.reasons]}
 
 
 async def cancel_job(request: web.Request) -> web.Response:

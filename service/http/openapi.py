@@ -265,6 +265,7 @@ def _answers(route: RouteLike, *, takes_events: bool) -> Document:
     kinds = {
         "/jobs": "Page",
         "/jobs/{id}": "Job",
+        "/jobs/{id}/rejected": "Page",
         "/backups": "Page",
         "/deliveries": "Page",
         "/subscriptions": "Page",

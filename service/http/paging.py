@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -30,10 +31,16 @@ def refuse_unknown(name: str, value: str | None, known: Iterable[str]) -> None:
         raise Refused(422, "invalid_request", f"The filter {detail}", (Fault(f"/{name}", detail),))
 
 
-def page_response(request: web.Request, page: Page, shown: Callable[[Any], Any]) -> web.Response:
+def page_response(
+    request: web.Request,
+    page: Page,
+    shown: Callable[[Any], Any],
+    *,
+    encode: Callable[[Any], str] = json.dumps,
+) -> web.Response:
     headers = {}
     if page.next_cursor is not None:
         following = request.rel_url.update_query(cursor=page.next_cursor)
         headers["Link"] = f'<{following}>; rel="next"'
     body = {"data": [shown(item) for item in page.items], "next_cursor": page.next_cursor}
-    return web.json_response(body, headers=headers)
+    return web.json_response(body, headers=headers, dumps=encode)

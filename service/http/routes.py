@@ -68,6 +68,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/jobs/{id}", jobs.show_job, "Show one job."),
     Route("POST", "/jobs/{id}/cancel", jobs.cancel_job, "Ask a job to stop."),
     Route("POST", "/jobs/{id}/retry", jobs.retry_job, "Make a new job like a failed or canceled one."),
+    Route(
+        "GET", "/jobs/{id}/rejected", jobs.list_rejected, "List the records an ingest did not take in.", query=PAGING
+    ),
     Route("GET", "/jobs/{id}/events", jobs.stream_events, "Follow a job: server-sent events, the history first."),
     Route(
         "GET",

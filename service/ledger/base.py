@@ -13,6 +13,7 @@ from typing import Any
 
 from handlers.base import CatalogueChange, Later
 from handlers.ports import CatalogueEntry
+from handlers.supplies import Rejected, Taken
 from service.jobs import Job, Problem, Status
 from service.ledger.records import (
     Acceptance,
@@ -26,6 +27,7 @@ from service.ledger.records import (
     Page,
     Schedule,
     ScheduleStep,
+    StoredCollection,
     Submission,
     Subscription,
     Transport,
@@ -283,6 +285,58 @@ class Ledger(ABC):
     @abstractmethod
     async def adopt_backup(self, entry: CatalogueEntry) -> bool:
         """Add an artefact found in storage; False when the catalogue has it."""
+
+    # -- collections
+
+    @abstractmethod
+    async def put_collection(self, name: str, document: dict[str, Any]) -> bool:
+        """Create or replace; True when it is new."""
+
+    @abstractmethod
+    async def collections(self) -> list[StoredCollection]:
+        """All of them by name."""
+
+    @abstractmethod
+    async def delete_collection(self, name: str) -> bool: ...
+
+    # -- what jobs remember
+
+    @abstractmethod
+    async def bookmark(self, key: str) -> dict[str, Any] | None: ...
+
+    @abstractmethod
+    async def keep_bookmark(
+        self, job_id: str, token: int, key: str, value: dict[str, Any], rejected: Sequence[Rejected] = ()
+    ) -> bool:
+        """Set a bookmark and add rejected records of the job; False when the token no longer holds: nothing changed.
+
+        A rejected record that is told again is the same. A bookmark `job:<job_id>` goes with its job.
+        """
+
+    @abstractmethod
+    async def rejected(self, job_id: str, *, cursor: str | None = None, limit: int = 50) -> Page:
+        """Rejected records of a job, by page and position. Raises `InvalidCursor`."""
+
+    # -- stacks of numbers
+
+    @abstractmethod
+    async def stack_size(self, name: str) -> int: ...
+
+    @abstractmethod
+    async def stack_top(self, name: str, count: int) -> Taken:
+        """At most `count` values, the topmost first, with the state this was true in."""
+
+    @abstractmethod
+    async def stack_push(self, name: str, values: Sequence[str], step: str | None = None) -> int:
+        """The new size; the same `step` once more changes nothing and answers what it did then."""
+
+    @abstractmethod
+    async def stack_pop(self, name: str, count: int, revision: int, step: str | None = None, outcome: str = "") -> bool:
+        """False when the stack is in another state; the same `step` once more changes nothing: True."""
+
+    @abstractmethod
+    async def stack_step(self, step: str) -> str | None:
+        """The outcome of a step that was made."""
 
     # -- keeping
 

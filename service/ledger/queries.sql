@@ -519,6 +519,76 @@ WHERE name = :name
 UPDATE schedules SET next_at = :to_tick, last_refusal = :refusal
 WHERE name = :name AND revision = :revision AND next_at = :from_tick
 
+-- ================================================================ records
+
+-- name: collections
+-- All that were put, by name.
+SELECT * FROM collections ORDER BY name
+
+-- name: collection
+-- One of them.
+SELECT * FROM collections WHERE name = :name
+
+-- name: put_collection
+-- A collection, made or replaced.
+INSERT INTO collections (name, document, created_at, updated_at) VALUES (:name, :document, :now, :now)
+ON CONFLICT (name) DO UPDATE SET document = excluded.document, updated_at = excluded.updated_at
+
+-- name: delete_collection
+-- A collection's declaration, gone; its table stays.
+DELETE FROM collections WHERE name = :name
+
+-- name: bookmark
+-- How far something has come.
+SELECT value FROM bookmarks WHERE key = :key
+
+-- name: keep_bookmark
+-- How far something has come now.
+INSERT INTO bookmarks (key, value, job_id, updated_at) VALUES (:key, :value, :job_id, :now)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, job_id = excluded.job_id, updated_at = excluded.updated_at
+
+-- name: record_rejected
+-- Records that were not taken in; those told again are the same.
+INSERT INTO rejected_records (job_id, page, position, record, reasons) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (job_id, page, position) DO NOTHING
+
+-- name: rejected_records
+-- A page of them, in the order they came in.
+SELECT * FROM rejected_records
+WHERE job_id = :job_id AND (page, position) > (:page, :position) ORDER BY page, position LIMIT :limit
+
+-- name: stack
+-- How many values a stack has, and its state.
+SELECT size, revision FROM stacks WHERE name = :name
+
+-- name: make_stack
+-- An empty stack where there was none.
+INSERT INTO stacks (name, size, revision) VALUES (:name, 0, 0) ON CONFLICT (name) DO NOTHING
+
+-- name: resize_stack
+-- A stack in another state.
+UPDATE stacks SET size = :size, revision = revision + 1 WHERE name = :name
+
+-- name: top_of_stack
+-- What lies above a place, the topmost first.
+SELECT value FROM stack_values WHERE stack = :name AND position > :floor ORDER BY position DESC
+
+-- name: push_stack_values
+-- Values put on top.
+INSERT INTO stack_values (stack, position, value) VALUES (?, ?, ?)
+
+-- name: pop_stack_values
+-- What lies above a size, gone.
+DELETE FROM stack_values WHERE stack = :name AND position > :size
+
+-- name: stack_step
+-- What a change that was made once came to.
+SELECT outcome FROM stack_steps WHERE step = :step
+
+-- name: keep_stack_step
+-- A change that was made.
+INSERT INTO stack_steps (step, outcome, made_at) VALUES (:step, :outcome, :now)
+
 -- ================================================================ keeping
 
 -- name: sweepable_jobs
@@ -565,6 +635,18 @@ DELETE FROM jobs WHERE job_id IN (SELECT value FROM json_each(:job_ids))
 -- name: sweep_history
 -- History of jobs that are gone.
 DELETE FROM history WHERE job_id IN (SELECT value FROM json_each(:job_ids))
+
+-- name: sweep_rejected
+-- Records that jobs did not take in.
+DELETE FROM rejected_records WHERE job_id IN (SELECT value FROM json_each(:job_ids))
+
+-- name: sweep_bookmarks
+-- How far jobs had come; what is kept beyond a job has a key of its own.
+DELETE FROM bookmarks WHERE key IN (SELECT 'job:' || value FROM json_each(:job_ids))
+
+-- name: sweep_steps
+-- Changes of stacks that nobody can ask for again.
+DELETE FROM stack_steps WHERE made_at < :before
 
 -- name: ping
 -- A write that changes nothing anybody reads.

@@ -255,12 +255,23 @@ class InvalidCursor(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredCollection:
+    """A collection as a caller has put it; times in seconds since the epoch."""
+
+    name: str
+    document: Mapping[str, Any]
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """Something happened that somebody may wait for. Only a hint: it may be lost, so watchers also poll."""
 
     kind: str
     """`queue` (a job may be claimable), `job` (a transition of job_id), `outbox` (a delivery may be due),
-    `cancel` (a wish to cancel job_id), `progress` (of job_id, by another process), `schedule` (one was changed)."""
+    `cancel` (a wish to cancel job_id), `progress` (of job_id, by another process), `schedule` or `collection` (one
+    was changed)."""
     job_id: str | None = None
     progress: str | None = None
     """For `progress`: the progress as JSON text."""

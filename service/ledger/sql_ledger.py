@@ -12,8 +12,9 @@ import structlog
 
 from handlers.base import CatalogueChange, Later
 from handlers.ports import CatalogueEntry
+from handlers.supplies import Rejected, Taken
 from service.jobs import Job, Problem, Status
-from service.ledger import catalogue, deliveries, moves, reads, schedules
+from service.ledger import bookmarks, catalogue, collections, deliveries, moves, reads, schedules, stacks
 from service.ledger.base import Ledger
 from service.ledger.intake import accept_many
 from service.ledger.queries import sql
@@ -30,6 +31,7 @@ from service.ledger.records import (
     Page,
     Schedule,
     ScheduleStep,
+    StoredCollection,
     Submission,
     Subscription,
     Transport,
@@ -260,6 +262,47 @@ class SQLLedger(Ledger):
 
     async def adopt_backup(self, entry: CatalogueEntry) -> bool:
         return await self._write(lambda tx: catalogue.adopt(tx, entry))
+
+    # ------------------------------------------------------------ collections
+
+    async def put_collection(self, name: str, document: dict[str, Any]) -> bool:
+        return await self._write(lambda tx: collections.put(tx, name, document))
+
+    async def collections(self) -> list[StoredCollection]:
+        return await self._read(collections.every)
+
+    async def delete_collection(self, name: str) -> bool:
+        return await self._write(lambda tx: collections.delete(tx, name))
+
+    # ------------------------------------------------------------ what jobs remember
+
+    async def bookmark(self, key: str) -> dict[str, Any] | None:
+        return await self._read(lambda session: bookmarks.one(session, key))
+
+    async def keep_bookmark(
+        self, job_id: str, token: int, key: str, value: dict[str, Any], rejected: Sequence[Rejected] = ()
+    ) -> bool:
+        return await self._write(lambda tx: bookmarks.keep(tx, job_id, token, key, value, rejected))
+
+    async def rejected(self, job_id: str, *, cursor: str | None = None, limit: int = 50) -> Page:
+        return await self._read(lambda session: bookmarks.rejected(session, job_id, cursor, limit))
+
+    # ------------------------------------------------------------ stacks of numbers
+
+    async def stack_size(self, name: str) -> int:
+        return await self._read(lambda session: stacks.size(session, name))
+
+    async def stack_top(self, name: str, count: int) -> Taken:
+        return await self._write(lambda tx: stacks.top(tx, name, count))
+
+    async def stack_push(self, name: str, values: Sequence[str], step: str | None = None) -> int:
+        return await self._write(lambda tx: stacks.push(tx, name, values, step))
+
+    async def stack_pop(self, name: str, count: int, revision: int, step: str | None = None, outcome: str = "") -> bool:
+        return await self._write(lambda tx: stacks.pop(tx, name, count, revision, step, outcome))
+
+    async def stack_step(self, step: str) -> str | None:
+        return await self._read(lambda session: stacks.step(session, step))
 
     # ------------------------------------------------------------ keeping
 

@@ -24,8 +24,11 @@ def sweep(tx: Transaction, keep_seconds: float, limit: int) -> int:
             sql.sweep_attempts,
             sql.sweep_deliveries,
             sql.sweep_callbacks,
+            sql.sweep_rejected,
+            sql.sweep_bookmarks,
             sql.sweep_jobs,
             sql.sweep_history,
         ):
             tx.run(statement, job_ids=job_ids)
+    tx.run(sql.sweep_steps, before=tx.now - keep_seconds)
     return len(gone)

@@ -12,11 +12,12 @@ from tests.contracts.ledger_delivery_suite import DeliverySuite
 from tests.contracts.ledger_intake_suite import IntakeSuite
 from tests.contracts.ledger_job_suite import JobSuite
 from tests.contracts.ledger_keeping_suite import KeepingSuite
+from tests.contracts.ledger_record_suite import RecordSuite
 from tests.contracts.ledger_schedule_suite import ScheduleSuite
 from tests.contracts.ledger_world import FakeClock, OpenLedger, World
 
 
-class LedgerSuite(IntakeSuite, JobSuite, DeliverySuite, KeepingSuite, ScheduleSuite):
+class LedgerSuite(IntakeSuite, JobSuite, DeliverySuite, KeepingSuite, ScheduleSuite, RecordSuite):
     @pytest.fixture
     def open_ledger(self) -> OpenLedger:
         raise NotImplementedError
