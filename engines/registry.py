@@ -28,7 +28,8 @@ class EngineRegistry:
     def __init__(self, engines: Iterable[Engine] = (), on_demand: Sequence[OnDemand] = ()) -> None:
         self._made = {engine.kind: engine for engine in engines}
         self._on_demand = {one.kind: one for one in on_demand}
-        self._kinds = {scheme: one.kind for one in (*self._made.values(), *on_demand) for scheme in one.schemes}
+        known: list[Engine | OnDemand] = [*self._made.values(), *on_demand]
+        self._kinds = {scheme: one.kind for one in known for scheme in one.schemes}
         self._making = threading.Lock()
 
     @classmethod
