@@ -49,6 +49,23 @@ def with_database(url: str, database: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path="/" + quote(database, safe="")))
 
 
+@contextmanager
+def new_database(server: str) -> Iterator[str]:
+    """URL of an empty database, dropped at the end: for fixtures that many tests share."""
+    name = f"flexdbtest_{secrets.token_hex(6)}"
+    connection = psycopg2.connect(server)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+            try:
+                yield with_database(server, name)
+            finally:
+                cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        connection.close()
+
+
 def version_of(url: str) -> int:
     """Major version of the server; raises `ServerMissingError` when it does not answer."""
     try:

@@ -34,7 +34,10 @@ from engines.base import (
 from engines.mongodb import adopt, look, preflight, restore, sessions, verify
 from engines.mongodb.address import SCHEMES, Address, refuse_reserved
 from engines.mongodb.dump import MongoDump
+from engines.mongodb.records.table import MongoTable, refused
 from engines.mongodb.restore import MongoRestore
+from engines.records.base import RecordEngine, RecordTable
+from engines.records.fields import Table
 from engines.run import Run
 
 __all__ = ["MongoEngine"]
@@ -45,12 +48,20 @@ def _free_bytes(folder: Path) -> int:
 
 
 class MongoEngine(
-    CheckEngine, InspectionEngine, BackupEngine, RestoreEngine, VerificationEngine, PreflightEngine, AdoptionEngine
+    CheckEngine,
+    InspectionEngine,
+    BackupEngine,
+    RestoreEngine,
+    VerificationEngine,
+    PreflightEngine,
+    AdoptionEngine,
+    RecordEngine,
 ):
     """MongoDB from 4.4 on, through its driver, in mongodump's own formats."""
 
     rehearses_rows_alone = True
     globals_of_database = True
+    writes_whole = False
     kind = "mongodb"
     schemes = SCHEMES
 
@@ -120,3 +131,9 @@ class MongoEngine(
 
     def adopt(self, source: Source, format: str, out: ArtefactWriter, run: Run) -> Dump:
         return adopt.adopt(source, format, out, run)
+
+    def refuse_table(self, table: Table) -> dict[str, str]:
+        return refused(table)
+
+    def open_table(self, target: Target, table: Table) -> RecordTable:
+        return MongoTable(target, table)

@@ -76,8 +76,7 @@ class Opened:
     @property
     def database(self) -> Database[Document]:
         """Read from the primary, where what was just written is."""
-        name, primary = self.address.user_database(), ReadPreference.PRIMARY
-        return self.client.get_database(name, codec_options=CODEC, read_preference=primary)
+        return user_database(self.client, self.address)
 
     def on(self, name: str) -> Database[Document]:
         """Read from where the URL says."""
@@ -88,6 +87,12 @@ class Opened:
         session = self.client.start_session(causal_consistency=False)
         self.sessions.append(session)
         return session
+
+
+def user_database(client: Client, address: Address) -> Database[Document]:
+    """The address's own database, read from the primary."""
+    name, primary = address.user_database(), ReadPreference.PRIMARY
+    return client.get_database(name, codec_options=CODEC, read_preference=primary)
 
 
 def raw_batches(source: Collection[Document], query: Document | None = None) -> Iterator[bytes]:
@@ -121,8 +126,7 @@ def opened(
     """
     if stop is not None:
         stop.check()
-    given = {str(name).lower() for name in address.options}
-    limits: dict[str, Any] = {name: value for name, value in DEFAULT_LIMITS.items() if name.lower() not in given}
+    limits = _limits(address)
     if seconds is not None:
         limits["socketTimeoutMS"] = int(seconds * 1000)
     try:
@@ -136,12 +140,25 @@ def opened(
         raise translated(error, address) from error
 
 
-@contextmanager
-def _client(address: Address, application_name: str, limits: dict[str, Any]) -> Iterator[Client]:
+def _limits(address: Address) -> dict[str, Any]:
+    given = {str(name).lower() for name in address.options}
+    return {name: value for name, value in DEFAULT_LIMITS.items() if name.lower() not in given}
+
+
+def kept_client(address: Address, application_name: str) -> Client:
+    """A client that the caller closes, and whose errors it translates."""
+    return _new_client(address, application_name, _limits(address))
+
+
+def _new_client(address: Address, application_name: str, limits: dict[str, Any]) -> Client:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the driver's words on options may repeat the URL
-        client: Client = MongoClient(address.url, appname=application_name, **limits)
-    with client:
+        return MongoClient(address.url, appname=application_name, **limits)
+
+
+@contextmanager
+def _client(address: Address, application_name: str, limits: dict[str, Any]) -> Iterator[Client]:
+    with _new_client(address, application_name, limits) as client:
         yield client
 
 

@@ -34,8 +34,12 @@ from engines.mysql import adopt, databases, look, preflight, switch, verify
 from engines.mysql.address import SCHEMES, Address, refuse_name
 from engines.mysql.clients import Clients
 from engines.mysql.dump import MySQLDump
+from engines.mysql.records.definition import refused
+from engines.mysql.records.table import MySQLTable
 from engines.mysql.restore import MySQLRestore, chosen, end_older
 from engines.mysql.session import session
+from engines.records.base import RecordEngine, RecordTable
+from engines.records.fields import Table
 from engines.run import Run
 
 __all__ = ["MySQLEngine"]
@@ -49,6 +53,7 @@ class MySQLEngine(
     VerificationEngine,
     PreflightEngine,
     AdoptionEngine,
+    RecordEngine,
 ):
     """MariaDB from 10.3 and MySQL from 5.7 on, through their own client programs."""
 
@@ -141,3 +146,9 @@ class MySQLEngine(
 
     def adopt(self, source: Source, format: str, out: ArtefactWriter, run: Run) -> Dump:
         return adopt.adopt(source, out, run)
+
+    def refuse_table(self, table: Table) -> dict[str, str]:
+        return refused(table)
+
+    def open_table(self, target: Target, table: Table) -> RecordTable:
+        return MySQLTable(target, table)

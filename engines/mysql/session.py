@@ -86,7 +86,7 @@ def session(
             stop.check()
         raise translated(error, address) from error
     finally:
-        _close(opened)
+        close(opened)
 
 
 @contextmanager
@@ -98,7 +98,18 @@ def database_session(
         yield opened
 
 
-def _close(opened: Session) -> None:
+def kept(address: Address, name: str, *, on: str, seconds: float) -> Session:
+    """A session as `session` gives it, errors of connecting translated; the caller closes it."""
+    opened = connect(address, name, on, seconds)
+    try:
+        _prepare(opened, seconds)
+    except (pymysql.Error, OSError) as error:
+        close(opened)
+        raise translated(error, address) from error
+    return opened
+
+
+def close(opened: Session) -> None:
     with suppress(pymysql.Error, OSError):  # it was lost already
         opened.close()
 
@@ -125,7 +136,7 @@ def _cancelling(opened: Session, address: Address, stop: StopToken | None) -> It
     def insist() -> None:
         """Again and again: a wish that comes between two statements would find nothing to kill."""
         while True:
-            _kill_query(address, opened)
+            kill_query(address, opened)
             if over.wait(CANCEL_EVERY):
                 return
 
@@ -136,8 +147,8 @@ def _cancelling(opened: Session, address: Address, stop: StopToken | None) -> It
             over.set()
 
 
-def _kill_query(address: Address, opened: Session) -> None:
-    """A session can be ended only by another one."""
+def kill_query(address: Address, opened: Session) -> None:
+    """End what a session runs; it can be ended only by another one."""
     try:
         other = connect(address, "flexdb/cancel", seconds=CONNECT_SECONDS)
     except FlexError:
@@ -148,7 +159,7 @@ def _kill_query(address: Address, opened: Session) -> None:
     except pymysql.Error:
         return  # ended meanwhile
     finally:
-        _close(other)
+        close(other)
 
 
 def quoted(name: str) -> str:

@@ -38,7 +38,11 @@ from engines.postgres.connection import SCHEMES, Address, refuse_name
 from engines.postgres.dump import PgDump
 from engines.postgres.preflight import BeforeBackup
 from engines.postgres.preflight_restore import BeforeRestore
+from engines.postgres.records import PostgresTable
+from engines.postgres.records import refuse as refuse_table
 from engines.postgres.restore import PgRestore, planned
+from engines.records.base import RecordEngine, RecordTable
+from engines.records.fields import Table
 from engines.run import Run
 
 __all__ = ["PostgresEngine"]
@@ -56,6 +60,7 @@ class PostgresEngine(
     VerificationEngine,
     PreflightEngine,
     AdoptionEngine,
+    RecordEngine,
 ):
     """PostgreSQL from 13 on, through its own client programs."""
 
@@ -140,3 +145,9 @@ class PostgresEngine(
 
     def adopt(self, source: Source, format: str, out: ArtefactWriter, run: Run) -> Dump:
         return adopt.Adoption(source, out, run, self._clients).make(format)
+
+    def refuse_table(self, table: Table) -> dict[str, str]:
+        return refuse_table(table)
+
+    def open_table(self, target: Target, table: Table) -> RecordTable:
+        return PostgresTable(Address.of(target), table)

@@ -32,7 +32,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """Which records, in which order. The key is always the last to be ordered by, so the order is total.
+    """Which records, in which order. The key is always the last to be ordered by, in the direction of the one before
+    it, so the order is total.
 
     Order and comparison are the same on every engine: text by code points, case and trailing spaces count; NULLs come
     last in both directions.

@@ -99,7 +99,7 @@ def translating(path: Path, run: Run) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         run.stop.check()  # the statement was ended because of the stop
-        raise _translated(path, error) from error
+        raise translated(path, error) from error
 
 
 def error_name(error: sqlite3.Error | sqlite3.Warning) -> str:
@@ -125,7 +125,8 @@ def may_write(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _translated(path: Path, error: sqlite3.Error) -> FlexError:
+def translated(path: Path, error: sqlite3.Error) -> FlexError:
+    """What an error about a user's file is to a caller."""
     name = error_name(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return TargetBusy(f"{path} is locked by another program.")

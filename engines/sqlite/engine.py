@@ -33,11 +33,14 @@ from engines.base import (
     VerificationEngine,
 )
 from engines.errors import FlexError, UnsupportedOperation, VerificationImpossible
+from engines.records.base import RecordEngine, RecordTable
+from engines.records.fields import Table
 from engines.run import Run
 from engines.sqlite import adopting, cutting, names, preflight, proving, restoring, structure
 from engines.sqlite.asking import asked
 from engines.sqlite.connection import reading
 from engines.sqlite.copying import back_up
+from engines.sqlite.records import SQLiteTable, refused
 from engines.sqlite.selection import planned
 from engines.sqlite.unpacking import stored, unpacked
 
@@ -57,6 +60,7 @@ class SQLiteEngine(
     VerificationEngine,
     PreflightEngine,
     AdoptionEngine,
+    RecordEngine,
 ):
     """`busy_seconds`: how long to wait for locks that other programs hold."""
 
@@ -179,6 +183,12 @@ class SQLiteEngine(
 
     def adopt(self, source: Source, format: str, out: ArtefactWriter, run: Run) -> Dump:
         return adopting.adopt(source, format, out, run)
+
+    def refuse_table(self, table: Table) -> dict[str, str]:
+        return refused(table)
+
+    def open_table(self, target: Target, table: Table) -> RecordTable:
+        return SQLiteTable(Path(target.database), table, self._busy_seconds)
 
 
 def _library() -> dict[str, object]:

@@ -1,0 +1,1 @@
+"""Tables of records as document collections of MongoDB."""

@@ -1,0 +1,1 @@
+"""Tables of records in MySQL and MariaDB."""
