@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from engines.base import Engine, Target
+from engines.calculating import CalculationEngine, Limits
 from engines.errors import InvalidTarget, UnsupportedOperation
 
 E = TypeVar("E", bound=Engine)
@@ -25,7 +26,14 @@ class OnDemand:
 class EngineRegistry:
     """Finds the engine for a URL or a target. Adding an engine is its package and a line in `default`."""
 
-    def __init__(self, engines: Iterable[Engine] = (), on_demand: Sequence[OnDemand] = ()) -> None:
+    def __init__(
+        self,
+        engines: Iterable[Engine] = (),
+        on_demand: Sequence[OnDemand] = (),
+        arithmetic: Callable[[], CalculationEngine] | None = None,
+    ) -> None:
+        self._make_arithmetic = arithmetic
+        self._arithmetic: CalculationEngine | None = None
         self._made = {engine.kind: engine for engine in engines}
         self._on_demand = {one.kind: one for one in on_demand}
         known: list[Engine | OnDemand] = [*self._made.values(), *on_demand]
@@ -33,9 +41,26 @@ class EngineRegistry:
         self._making = threading.Lock()
 
     @classmethod
-    def default(cls, tool_path: Any = None) -> EngineRegistry:
-        """All engines; `tool_path` says where to look for client programs before anywhere else."""
-        return cls(on_demand=_all(tool_path))
+    def default(cls, tool_path: Any = None, limits: Limits | None = None) -> EngineRegistry:
+        """All engines; `tool_path` says where to look for client programs before anywhere else, `limits` what one
+        calculation may take."""
+        return cls(on_demand=_all(tool_path), arithmetic=lambda: _arithmetic(limits))
+
+    @property
+    def arithmetic(self) -> CalculationEngine:
+        """The engine that calculates, the same one at every call."""
+        with self._making:
+            if self._arithmetic is None:
+                if self._make_arithmetic is None:
+                    raise UnsupportedOperation("There is no engine that calculates.")
+                self._arithmetic = self._make_arithmetic()
+            return self._arithmetic
+
+    def close(self) -> None:
+        """End what engines have started: the processes that calculate."""
+        with self._making:
+            if self._arithmetic is not None:
+                self._arithmetic.close()
 
     def kinds(self) -> list[str]:
         return sorted(self._made.keys() | self._on_demand.keys())
@@ -98,3 +123,9 @@ def _all(tool_path: Any) -> tuple[OnDemand, ...]:
         OnDemand("sqlite", ("sqlite",), sqlite),
         OnDemand("mongodb", ("mongodb", "mongodb+srv"), mongodb),
     )
+
+
+def _arithmetic(limits: Limits | None) -> CalculationEngine:
+    from engines.arithmetic import ArithmeticEngine
+
+    return ArithmeticEngine(limits)
