@@ -195,12 +195,25 @@ class GuardedResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def outgoing_session(policy: OutgoingPolicy, purpose: Purpose) -> aiohttp.ClientSession:
+class _GuardedConnector(aiohttp.TCPConnector):
+    """Ends its resolver's threads when it is closed; aiohttp leaves a resolver that it was given as it is."""
+
+    def __init__(self, resolver: GuardedResolver, *, force_close: bool) -> None:
+        super().__init__(resolver=resolver, limit=0, force_close=force_close, ttl_dns_cache=10, use_dns_cache=True)
+        self._guarded = resolver
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        await super().close(abort_ssl=abort_ssl)
+        await self._guarded.close()
+
+
+def outgoing_session(policy: OutgoingPolicy, purpose: Purpose, *, keep_alive: bool = False) -> aiohttp.ClientSession:
     """A client session that reaches only what the policy admits; close it when done.
 
     It reads no proxy or netrc from the environment and keeps no cookies. Give it URLs
     built by `exact_url`. Each request has a connection of its own: a kept one that the receiver has just
-    closed would look like a failure.
+    closed would look like a failure. With `keep_alive` connections are kept, for many requests to one host
+    that may be sent twice.
     """
 
     async def guard(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -210,15 +223,8 @@ def outgoing_session(policy: OutgoingPolicy, purpose: Purpose) -> aiohttp.Client
             raise OutgoingRefused(reason)
         return await send(request)
 
-    connector = aiohttp.TCPConnector(
-        resolver=GuardedResolver(policy, purpose),
-        limit=0,
-        force_close=True,
-        ttl_dns_cache=10,
-        use_dns_cache=True,
-    )
     return aiohttp.ClientSession(
-        connector=connector,
+        connector=_GuardedConnector(GuardedResolver(policy, purpose), force_close=not keep_alive),
         middlewares=(guard,),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
@@ -230,3 +236,17 @@ def outgoing_session(policy: OutgoingPolicy, purpose: Purpose) -> aiohttp.Client
 def exact_url(url: str) -> URL:
     """The URL as given, byte for byte: nothing decoded or normalised (its query may be a token)."""
     return URL(url, encoded=True)
+
+
+def connection_fault(error: Exception, other: str) -> str:
+    """What went wrong with `other` (the receiver, the source), without the URL: texts of some errors quote it,
+    and its query may be a token."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host's name could not be resolved"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+        return f"TLS: the certificate or handshake of {other} is not acceptable"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{type(error).__name__}: {error.strerror}"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return f"{other} closed the connection without an answer"
+    return type(error).__name__

@@ -19,7 +19,14 @@ import jwt
 import structlog
 
 from service.ledger.records import Delivery, Verdict
-from service.outgoing import OutgoingPolicy, OutgoingRefused, Purpose, exact_url, outgoing_session
+from service.outgoing import (
+    OutgoingPolicy,
+    OutgoingRefused,
+    Purpose,
+    connection_fault,
+    exact_url,
+    outgoing_session,
+)
 from service.signatures import sign
 from service.verdicts import Answer, Pace, judge, parse_retry_after
 
@@ -149,7 +156,7 @@ class WebhookSender:
         except TimeoutError:
             return Answer(None, error=f"no answer within {self._timeout:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: an answer that is not HTTP
-            return Answer(None, error=_describe(error))
+            return Answer(None, error=connection_fault(error, "the receiver"))
 
     async def _post(self, delivery: Delivery, purpose: Purpose, now: float) -> Answer:
         limit = aiohttp.ClientTimeout(total=self._timeout)
@@ -184,19 +191,6 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
     except (TimeoutError, aiohttp.ClientError, OSError):
         log.debug("answer_cut_short", http_status=response.status, bytes=len(read))
     return read.decode("utf-8", "replace")
-
-
-def _describe(error: Exception) -> str:
-    """What went wrong, without the URL: texts of some errors quote it, and its query may be a token."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host's name could not be resolved"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-        return "TLS: the receiver's certificate or handshake is not acceptable"
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{type(error).__name__}: {error.strerror}"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the receiver closed the connection without an answer"
-    return type(error).__name__
 
 
 def _error_text(answer: Answer, why: str) -> str | None:

@@ -1,0 +1,1 @@
+"""Programs that show FlexDB at work; run them with `python -m`."""
