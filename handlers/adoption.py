@@ -16,7 +16,7 @@ from engines.base import AdoptionEngine, Dump, Target
 from engines.errors import ArtefactDamaged, FlexError, InvalidDump, ObjectMissing, StorageFailed
 from engines.registry import EngineRegistry
 from engines.run import Progress, Run
-from engines.storage.base import Store, StoredObject
+from engines.storage.base import Store
 from handlers.base import (
     Claim,
     ConnectionName,
@@ -28,14 +28,12 @@ from handlers.base import (
     Request,
 )
 from handlers.connections import connection_faults
+from handlers.incoming import NAME, uploaded
 from handlers.making import MadeBackup, Maker, Wanted, told
 from handlers.ports import Catalogue, CatalogueEntry, Connections, Stores
 from handlers.proof import HIGHEST_LEVEL
 
 log = structlog.get_logger(__name__)
-INCOMING = "_incoming"
-"""The folder of a store where uploaded dumps wait; no connection can have this name."""
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$"
 HEAD_BYTES = 64 * 1024
 """What engines recognise a dump by."""
 PACKED = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4", b"PK\x03\x04": "zip"}
@@ -137,7 +135,7 @@ class AdoptionHandler(Handler[AdoptionRequest]):
     def _take_in(self, request: AdoptionRequest, target: Target, store: Store, out: ArtefactWriter, run: Run) -> Dump:
         """Everything of the uploaded file goes into `out`, by the hands of the connection's engine."""
         name = request.path
-        found = _stored(store, name)
+        found = uploaded(store, name)
         if found is None:
             raise ObjectMissing(
                 f"{name} is not among what was uploaded to the store {store.name!r}.",
@@ -191,16 +189,6 @@ def _told_by_the_file(run: Run) -> Run:
     return replace(run, listener=listen)
 
 
-def incoming_key(name: str) -> str:
-    """Where the uploaded dump of that name lies in its store."""
-    return f"{INCOMING}/{name}"
-
-
-def _stored(store: Store, name: str) -> StoredObject | None:
-    key = incoming_key(name)
-    return next((found for found in store.list(key) if found.key == key), None)
-
-
 def _read_on(source: Unwrapped, name: str) -> None:
     """To the end, so that all of the file is looked at; zeros may follow a dump, as they do in a tape archive."""
     while data := source.read():
@@ -212,7 +200,7 @@ def _remove(store: Store, entry: CatalogueEntry) -> None:
     """Remove the uploaded file, unless another was uploaded under its name meanwhile."""
     adopted = entry.manifest.options["adopted"]
     try:
-        found = _stored(store, adopted["name"])
+        found = uploaded(store, adopted["name"])
         if found is not None and (found.bytes, found.modified.isoformat()) == (adopted["bytes"], adopted["modified"]):
             store.delete(found.key)
     except StorageFailed as error:  # the backup is published: that the file stays is a nuisance, not a failure

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engines.registry import EngineRegistry
 from handlers.adoption import AdoptionHandler
 from handlers.backup import BackupHandler
 from handlers.base import Handler
+from handlers.calculation import CalculationHandler
+from handlers.calculator import Calculator
 from handlers.check import CheckHandler
+from handlers.history import History
+from handlers.ingest import IngestHandler
 from handlers.inspection import InspectionHandler
-from handlers.ports import Catalogue, Connections, Stores
 from handlers.preflight import PreflightHandler
+from handlers.records import RecordsHandler
 from handlers.removal import RemovalHandler
 from handlers.restore import RestoreHandler
+from handlers.supplies import Supplies
 from handlers.verification import VerificationHandler
 
 HANDLERS: tuple[type[Handler[Any]], ...] = (
@@ -26,6 +30,9 @@ HANDLERS: tuple[type[Handler[Any]], ...] = (
     RemovalHandler,
     VerificationHandler,
     AdoptionHandler,
+    IngestHandler,
+    RecordsHandler,
+    CalculationHandler,
 )
 
 
@@ -34,10 +41,16 @@ def handler_classes() -> Mapping[str, type[Handler[Any]]]:
     return {handler.operation: handler for handler in HANDLERS}
 
 
-def build_handlers(
-    connections: Connections, stores: Stores, catalogue: Catalogue, engines: EngineRegistry, version: str
-) -> Mapping[str, Handler[Any]]:
+def build_calculator(supplies: Supplies) -> Calculator:
+    """What the events and the plain calls of calculations share."""
+    history = History(supplies.connections, supplies.tables, supplies.calculation_history)
+    return Calculator(supplies.engines, supplies.stacks, supplies.cache, history, caching=supplies.calculation_cache)
+
+
+def build_handlers(supplies: Supplies, calculator: Calculator) -> Mapping[str, Handler[Any]]:
     """Operation name to handler."""
+    connections, stores, catalogue = supplies.connections, supplies.stores, supplies.catalogue
+    engines, version = supplies.engines, supplies.version
     backup = BackupHandler(connections, stores, catalogue, engines, version)
     restore = RestoreHandler(connections, stores, catalogue, engines, version)
     handlers: list[Handler[Any]] = [
@@ -49,5 +62,8 @@ def build_handlers(
         RemovalHandler(connections, engines),
         VerificationHandler(connections, stores, catalogue, engines),
         AdoptionHandler(connections, stores, catalogue, engines, version),
+        IngestHandler(supplies),
+        RecordsHandler(connections, engines, supplies.collections, supplies.tables),
+        CalculationHandler(calculator, connections),
     ]
     return {handler.operation: handler for handler in handlers}

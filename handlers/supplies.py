@@ -210,3 +210,7 @@ class Supplies:
     bookmarks: Bookmarks
     stacks: Stacks
     cache: ResultCache
+    calculation_cache: bool = True
+    """Whether `cache` is used at all."""
+    calculation_history: tuple[str, ...] = ()
+    """Connections that keep the history of calculations which name none."""
