@@ -7,14 +7,14 @@ STAMP := $(VENV)/.installed
 .PHONY: help setup demo serve test torture check bench lock clean
 
 help:
-	@echo "make demo    a database is backed up, proven, restored and compared, end to end (DATABASE_URL=postgresql://… for your own)"
+	@echo "make demo    a database is backed up, proven, restored and compared, customers are taken in from an API (DATABASE_URL=postgresql://… for your own)"
 	@echo "make test    all tests"
 	@echo "make torture 10,000 events while replicas are killed, then a count (FLEXDB_TORTURE_EVENTS, FLEXDB_TORTURE_KILL_SECONDS)"
 	@echo "make serve   run the service on http://127.0.0.1:8080"
 	@echo "make check   linters, types, import contracts, tests of the documents"
 	@echo "make bench   speed and memory, side by side with the raw tools and with other frameworks; by name: ARGS=\"queue --quick\""
 	@echo "             intake intake_postgres queue claim growth replicas idle postgres_backup postgres_restore sqlite_backup"
-	@echo "             mariadb_backup mariadb_restore mongodb_backup mongodb_restore verification flat_memory (--long: up to 4 GB)"
+	@echo "             mariadb_backup mariadb_restore mongodb_backup mongodb_restore upsert verification records_http fetching ingest_http arithmetic flat_memory (--long: up to 4 GB)"
 
 setup: $(STAMP)
 
@@ -28,7 +28,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: setup
 	@echo "== demo: an event becomes a proven backup and a restored database"
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
 
 serve: setup
 	@$(BIN)/flexdb serve

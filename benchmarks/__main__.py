@@ -14,10 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks import (
+    arithmetic,
     claim,
+    fetching,
     flat_memory,
     growth,
     idle,
+    ingest,
     intake,
     intake_postgres,
     machine,
@@ -28,8 +31,10 @@ from benchmarks import (
     postgres_backup,
     postgres_restore,
     queue_to_queue,
+    records_http,
     replicas,
     sqlite_backup,
+    upsert,
     verification,
 )
 from benchmarks.context import Context, opened
@@ -53,6 +58,11 @@ BENCHMARKS: dict[str, Callable[[Context], Result]] = {
     "mongodb_backup": mongodb_backup.run,
     "mongodb_restore": mongodb_restore.run,
     "verification": verification.run,
+    "upsert": upsert.run,
+    "records_http": records_http.run,
+    "fetching": fetching.run,
+    "ingest_http": ingest.run,
+    "arithmetic": arithmetic.run,
     "flat_memory": flat_memory.run,
 }
 ROUNDS, QUICK_ROUNDS = 3, 2

@@ -40,6 +40,7 @@ class Load:
     secret: str | None = None
     rate: float | None = None
     """Requests a second over all connections, sent at their times as long as a connection is free; else at once."""
+    method: str = "POST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def signed(load: Load) -> Callable[[int], bytes]:
 
 def _head(load: Load) -> str:
     return (
-        f"POST {load.path} HTTP/1.1\r\nHost: 127.0.0.1:{load.port}\r\nContent-Type: application/json\r\n"
+        f"{load.method} {load.path} HTTP/1.1\r\nHost: 127.0.0.1:{load.port}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(load.body.encode())}\r\n"
     )
 

@@ -20,7 +20,7 @@ def installed() -> Path:
     python, stamp = FOLDER / "bin" / "python", FOLDER / "installed.txt"
     if stamp.exists() and stamp.read_text() == WANTED.read_text():
         return python
-    tell("installing the frameworks of the queue benchmark")
+    tell("installing what the benchmarks measure us against")
     shutil.rmtree(FOLDER, ignore_errors=True)
     for command in (
         [sys.executable, "-m", "venv", str(FOLDER)],

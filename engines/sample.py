@@ -6,10 +6,10 @@ import sqlite3
 from pathlib import Path
 
 SCHEMA = """
-CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT UNIQUE);
+CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT UNIQUE);
 CREATE TABLE orders (
     id INTEGER PRIMARY KEY,
-    customer_id INTEGER NOT NULL REFERENCES customers,
+    customer_id INTEGER NOT NULL REFERENCES people,
     cents INTEGER NOT NULL CHECK (cents >= 0)
 );
 """
@@ -27,7 +27,7 @@ def make_sample_shop(path: Path) -> None:
     try:
         connection.executescript(SCHEMA)
         connection.executemany(
-            "INSERT INTO customers (name, email) VALUES (?, ?)",
+            "INSERT INTO people (name, email) VALUES (?, ?)",
             [(name, f"{name.lower()}@example.org") for name in PEOPLE],
         )
         connection.executemany(

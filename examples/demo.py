@@ -1,4 +1,5 @@
-"""The demo: an event becomes a proven backup and a restored database, with signed completion events.
+"""The demo: an event becomes a proven backup and a restored database, with signed completion events;
+then the customers of an API become a collection.
 
 Runs by `make demo`; `make demo DATABASE_URL=postgresql://…` does the same with a server of yours. Nothing
 outside a temporary folder is touched; on your server only databases named `flexdb_demo_…` and
@@ -21,11 +22,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
-from shopdemo.comparing import Compared, Differs, Interrupted
-from shopdemo.process import ServiceDied, ServiceProcess
-from shopdemo.receiver import BadSignature, Receiver
-from shopdemo.sqlite import SQLiteShop
 
+from examples.shopdemo.comparing import Compared, Differs, Interrupted
+from examples.shopdemo.customers import (
+    COLLECTION,
+    PAGE,
+    NotTakenIn,
+    compare_customers,
+    customer_api,
+    page_of,
+    post_ingest,
+)
+from examples.shopdemo.process import ServiceDied, ServiceProcess
+from examples.shopdemo.receiver import BadSignature, Receiver
+from examples.shopdemo.sqlite import SQLiteShop
 from service.cli.stream import EventStream
 
 LIMIT_SECONDS = 1800.0
@@ -41,6 +51,8 @@ class Source(Protocol):
 
     engine: str
     url: str
+    records_url: str
+    """An empty database for what is ingested."""
     into: str
 
     def prepare(self) -> str: ...
@@ -71,7 +83,7 @@ class Demo:
     async def run(self) -> None:
         step(1, self.source.engine)
         say(f"   {await asyncio.to_thread(self.source.prepare)}")
-        self.service = ServiceProcess(self.folder, self.source.url)
+        self.service = ServiceProcess(self.folder, self.source.url, self.source.records_url)
         step(2, "the service starts as a process of its own")
         began = time.monotonic()
         await self.service.start()
@@ -94,6 +106,7 @@ class Demo:
         compared = await self._compare()
         step(6, "one byte of the stored backup is flipped, and it is verified again")
         await self._flip_a_byte(session, service, backup, manifest_path.parent)
+        await self._ingest(session, service, receiver)
         summary(backup, restore, compared, manifest, manifest_path)
 
     def _backup_request(self, receiver: Receiver) -> tuple[str, dict[str, Any]]:
@@ -118,9 +131,14 @@ class Demo:
         self.job_ids.add(job["job_id"])
         say(f"   202 accepted, on disk: job {job['job_id']}")
         await show_progress(session, f"{service.url}/jobs/{job['job_id']}/events")
+        return await self._completion(service, receiver, operation, job["job_id"])
+
+    async def _completion(
+        self, service: ServiceProcess, receiver: Receiver, operation: str, job_id: str
+    ) -> dict[str, Any]:
         try:
             async with asyncio.timeout(WEBHOOK_SECONDS):
-                event = await receiver.event_of(job["job_id"])
+                event = await receiver.event_of(job_id)
         except TimeoutError:
             service.check_alive()
             raise DemoFailed(f"no webhook arrived within {WEBHOOK_SECONDS:.0f} s of the job's end") from None
@@ -158,6 +176,33 @@ class Demo:
         if event.get("type") != "verification.failed" or code != "artefact_damaged":
             raise DemoFailed(f"a flipped byte went unnoticed: {event.get('type')} {code}")
         say(f"   verification.failed, {code}: a backup is completed only while its bytes are what was written")
+
+    async def _ingest(self, session: aiohttp.ClientSession, service: ServiceProcess, receiver: Receiver) -> None:
+        async with customer_api() as source:
+            step(7, f"the customers of an API are taken in: POST /api/ingest, from {source}")
+            collection = f"{service.url}/api/{COLLECTION}"
+            await self._take_in(session, service, receiver, source)
+            page = await page_of(session, collection)
+            first, last = page["data"][0]["customer_id"], page["data"][-1]["customer_id"]
+            say(f"   GET /api/{COLLECTION}?page=1&limit={PAGE}: {first} to {last}, {page['total']} in all")
+            count = await compare_customers(session, source, collection)
+            say(f"   {count} customers compared with the source, field by field, all identical")
+            step(8, "and once more: what is the same is not written again")
+            again = await self._take_in(session, service, receiver, source)
+            if again["inserted"] or again["updated"]:
+                raise DemoFailed(f"{again['inserted']} were inserted and {again['updated']} updated the second time")
+
+    async def _take_in(
+        self, session: aiohttp.ClientSession, service: ServiceProcess, receiver: Receiver, source: str
+    ) -> dict[str, Any]:
+        """Ingest, show answer and completion; the completion's data."""
+        body = {"source": source, "collection": COLLECTION, "callback_url": receiver.url}
+        answer, job_id = await post_ingest(session, service.url, body)
+        say(f"   200 {json.dumps(answer)}")
+        data = await self._completion(service, receiver, "ingest", job_id)
+        counts = ", ".join(f"{data[name]} {name}" for name in ("inserted", "updated", "unchanged", "rejected"))
+        say(f"   {counts}, from {data['pages']} pages in {data['seconds']:.2f} s")
+        return data
 
     async def clean(self) -> None:
         """End the service and the receiver, drop what was made on the server."""
@@ -265,7 +310,7 @@ def source_of(url: str | None, folder: Path) -> Any:
         return SQLiteShop(folder)
     if not url.startswith(("postgresql://", "postgres://")):
         raise DemoFailed("DATABASE_URL must be postgresql://…; leave it out for a shop in SQLite")
-    from shopdemo.postgres import PostgresDatabase
+    from examples.shopdemo.postgres import PostgresDatabase
 
     return PostgresDatabase(url)
 
@@ -293,7 +338,7 @@ def main() -> int:
 
 def reason(error: Exception) -> str:
     """A sentence for the user; what nobody foresaw keeps its traceback."""
-    if isinstance(error, DemoFailed | ServiceDied | BadSignature | OSError | aiohttp.ClientError):
+    if isinstance(error, DemoFailed | ServiceDied | BadSignature | NotTakenIn | OSError | aiohttp.ClientError):
         return str(error) or type(error).__name__
     if type(error).__module__.startswith("psycopg2"):
         return f"the server of DATABASE_URL says: {str(error).strip()}"

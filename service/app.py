@@ -17,13 +17,14 @@ import uvloop
 from aiohttp import web
 from pydantic import SecretStr
 
+from engines.calculating import Limits
 from engines.errors import FlexError
 from engines.registry import EngineRegistry
 from engines.sample import make_sample_shop
 from engines.storage.base import Store
 from engines.storage.registry import open_store
 from handlers.base import Handler
-from handlers.registry import build_handlers
+from handlers.registry import build_calculator, build_handlers
 from service import __version__, logs
 from service.access import Access, InvalidSource
 from service.amqp.consumer import Consumer
@@ -47,6 +48,7 @@ from service.outbox import Outbox
 from service.outgoing import OutgoingPolicy
 from service.scheduler import Scheduler
 from service.settings import Settings, unknown_variables
+from service.supplies import RecordServices
 from service.verdicts import Pace
 from service.webhooks_out import WebhookSender
 from service.worker import Worker, WorkerRules
@@ -80,7 +82,7 @@ class Service:
         self.webhook_secrets = self._secret(
             settings.webhook_secret, self.home.webhook_secret, new_webhook_secret(), "webhook secret"
         ).split()
-        self.engines = EngineRegistry.default(settings.tool_path)
+        self.engines = EngineRegistry.default(settings.tool_path, calculation_limits(settings))
         self.ledger_url = settings.ledger_url.get_secret_value() if settings.ledger_url else None
         self.amqp_url = settings.amqp_url.get_secret_value() if settings.amqp_url else None
         if self.amqp_url is not None:
@@ -149,8 +151,11 @@ class Service:
             raise CannotStart(f"The ledger cannot be used: {error}") from error
         self.ledger.watch(self._heard)
         catalogue = LedgerCatalogue(self.ledger, self.stores, asyncio.get_running_loop())
+        self.records = await self._open_records()
+        supplies = self.records.for_handlers(self.stores, catalogue)
+        self.calculator = build_calculator(supplies)
         self.handlers = {
-            **build_handlers(self.connections, self.stores, catalogue, self.engines, __version__),
+            **build_handlers(supplies, self.calculator),
             **{handler.operation: handler for handler in self._extra_handlers},
         }
         self.intake = Intake(
@@ -188,6 +193,14 @@ class Service:
             self.scheduler.start()
         if self.consumer is not None:
             self.consumer.start()
+
+    async def _open_records(self) -> RecordServices:
+        try:
+            records = RecordServices(self.settings, self.ledger, self.connections, self.engines, self.policy)
+        except ValueError as error:
+            raise CannotStart(str(error)) from None
+        await records.start()
+        return records
 
     def _plays(self, role: str) -> bool:
         return self.settings.role in ("all", role)
@@ -264,6 +277,7 @@ class Service:
         if self.dead_letters is not None:
             await self.dead_letters.close()
         await self.sender.close()
+        await self.records.stop()
         await self.ledger.close()
 
     def not_ready(self) -> list[str]:
@@ -287,6 +301,8 @@ class Service:
                 not_ready=self.not_ready,
                 amqp=self.rabbitmq,
                 dead_letters=self.dead_letters,
+                records=self.records.parts(),
+                calculator=self.calculator,
             )
         )
 
@@ -301,6 +317,15 @@ def _store(name: str, url: str) -> Store:
     except ValueError:
         told = "cannot be read as a URL; percent-encode what is special in it."
         raise CannotStart(f"{variable} {told}") from None
+
+
+def calculation_limits(settings: Settings) -> Limits:
+    return Limits(
+        processes=settings.calculation_processes,
+        seconds=settings.calculation_seconds,
+        megabytes=settings.calculation_megabytes,
+        digits=settings.calculation_digits,
+    )
 
 
 def worker_rules(settings: Settings) -> WorkerRules:

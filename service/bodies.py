@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from decimal import Decimal
 from typing import Any
 
 from pydantic_core import from_json
@@ -52,6 +54,35 @@ def parse(body: bytes) -> Any:
         where = str(error).rpartition(" at ")[2]
         where = f" at {where}" if where.startswith("line") else ""
         raise Refused(400, "malformed_json", f"The body is not JSON in UTF-8{where}.") from None
+
+
+def parse_exact(body: bytes) -> Any:
+    """As `parse`, every number as it is written: an `int`, or a `Decimal` for one with a point or an exponent.
+
+    A name that an object gives twice is refused, as nobody knows which one is meant. Raises `Refused` (400).
+    """
+    parse(body)
+    try:
+        return json.loads(body, parse_float=Decimal, object_pairs_hook=each_once)
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        why = str(error) if isinstance(error, NameTwice) else "a number in it is out of all bounds"
+        raise Refused(400, "malformed_json", f"The body cannot be understood: {why}.") from None
+
+
+class NameTwice(ValueError):
+    """An object that gives a name twice."""
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` that raises `NameTwice`."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise NameTwice(f"an object gives {name!r} twice")
+            seen.add(name)
+    return found
 
 
 def media_type(content_type: str | None) -> str:

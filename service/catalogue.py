@@ -12,8 +12,8 @@ from engines.artefacts.manifest import MANIFEST_NAME
 from engines.artefacts.reading import read_manifest
 from engines.errors import ArtefactDamaged, ObjectMissing, StorageFailed, UnknownBackup
 from engines.storage.base import Store, StoredObject
-from handlers.adoption import INCOMING
 from handlers.base import backup_key
+from handlers.incoming import INCOMING
 from handlers.ports import CatalogueEntry
 from service.asking import Asking
 from service.connections import NamedStores

@@ -63,6 +63,12 @@ def digests(operation: str, data: dict[str, Any]) -> tuple[str, str]:
 
 
 def _out(job: Job, stage: str, event_id: str, at: float, data: dict[str, Any]) -> OutEvent:
+    own = {
+        "job_id": job.job_id,
+        "event_id": job.event_id,
+        "operation": job.operation,
+        "connection": job.connection,
+    }
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": event_id,
@@ -76,13 +82,7 @@ def _out(job: Job, stage: str, event_id: str, at: float, data: dict[str, Any]) -
         "datacontenttype": "application/json",
         "jobid": job.job_id,
         "causationid": job.event_id,
-        "data": {
-            "job_id": job.job_id,
-            "event_id": job.event_id,
-            "operation": job.operation,
-            "connection": job.connection,
-        }
-        | data,
+        "data": own | {key: value for key, value in data.items() if key not in own},
     }
     text = json.dumps(event, ensure_ascii=False)
     return OutEvent(event_id, event["type"], text.encode("utf-8", "replace"))  # a tool's words may hold lone surrogates
@@ -106,7 +106,7 @@ def terminal_event(
     """The one event that ends a job: its id is `<job>/terminal`, whatever the outcome."""
     data: dict[str, Any] = {"status": status.value, "attempts": job.attempts}
     if problem is not None:
-        data |= problem.details
         data["error"] = problem.as_json()
+        data |= {key: value for key, value in problem.details.items() if key not in data}
     data |= {key: value for key, value in (result or {}).items() if key not in data}
     return _out(job, STAGE[status], f"{job.job_id}/terminal", at, data)

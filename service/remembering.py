@@ -24,9 +24,7 @@ class LedgerBookmarks:
     def bookmark(self, key: str) -> dict[str, Any] | None:
         return self._ask(self._ledger.bookmark(key))
 
-    def keep(
-        self, job_id: str, token: int, key: str, value: dict[str, Any], rejected: Sequence[Rejected] = ()
-    ) -> None:
+    def keep(self, job_id: str, token: int, key: str, value: dict[str, Any], rejected: Sequence[Rejected] = ()) -> None:
         if not self._ask(self._ledger.keep_bookmark(job_id, token, key, value, rejected)):
             raise Stopped(StopReason.LEASE_LOST)
 

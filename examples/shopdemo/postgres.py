@@ -15,8 +15,8 @@ import psycopg2.extras
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812  a class, written small by its authors
 
-from shopdemo.comparing import Compared, compare
-from shopdemo.shop import TABLES, TOTAL
+from examples.shopdemo.comparing import Compared, compare
+from examples.shopdemo.shop import TABLES, TOTAL
 
 SCHEMA = """
 CREATE TYPE order_state AS ENUM ('new', 'paid', 'shipped', 'returned');
@@ -87,15 +87,18 @@ class PostgresDatabase:
         self.url = url
         self._server = url
         self.into = f"flexdb_demo_{secrets.token_hex(4)}"
-        self._scratch = [self.into]
+        self._records = f"flexdb_demo_records_{secrets.token_hex(4)}"
+        self.records_url = with_database(url, self._records)
+        self._scratch = [self.into, self._records]
         self.stop = threading.Event()
         self._activity = 0
         self._preparing = threading.Lock()
         """`clean` waits for `prepare`: nothing is made after everything was dropped."""
 
     def prepare(self) -> str:
-        """Find what is to be backed up; a sentence about it."""
+        """Find what is to be backed up, make a scratch database for records; a sentence about the first."""
         with self._preparing:
+            self._create(self._records)
             with closing(_connect(self.url)) as source:
                 tables = PostgresSide(source).tables()
                 name = source.info.dbname
@@ -107,9 +110,7 @@ class PostgresDatabase:
     def _make_shop(self, empty: str) -> str:
         shop = f"flexdb_demo_shop_{secrets.token_hex(4)}"
         self._scratch.append(shop)
-        with closing(_connect(self._server)) as server:
-            server.autocommit = True
-            server.cursor().execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(shop)))
+        self._create(shop)
         self.url = with_database(self._server, shop)
         with closing(_connect(self.url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(SCHEMA)
@@ -118,6 +119,11 @@ class PostgresDatabase:
                 psycopg2.extras.execute_values(cursor, insert.as_string(connection), rows(), page_size=2000)
         self._activity = self._writes()
         return f"your database {empty} is empty: made a shop of {TOTAL:,} rows in the scratch database {shop}"
+
+    def _create(self, database: str) -> None:
+        with closing(_connect(self._server)) as server:
+            server.autocommit = True
+            server.cursor().execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
 
     def compare(self) -> Compared:
         """Raises `Differs`."""

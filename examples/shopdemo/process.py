@@ -29,11 +29,13 @@ def free_port() -> int:
 class ServiceProcess:
     """`flexdb serve` on a free port of loopback; nothing of the caller's own FLEXDB_ settings reaches it."""
 
-    def __init__(self, folder: Path, connection_url: str) -> None:
+    def __init__(self, folder: Path, connection_url: str, records_url: str) -> None:
+        """`connection_url` is the connection `shop`, `records_url` that of the ready collections."""
         self.home = folder / "home"
         self.log = folder / "service.log"
         self._folder = folder
         self._connection_url = connection_url
+        self._records_url = records_url
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: asyncio.subprocess.Process | None = None
@@ -45,6 +47,9 @@ class ServiceProcess:
         environment |= {
             "FLEXDB_HOME": str(self.home),
             "FLEXDB_CONNECTIONS__SHOP": self._connection_url,  # by the environment: never in a command line
+            "FLEXDB_CONNECTIONS__RECORDS": self._records_url,
+            "FLEXDB_RECORDS_CONNECTION": "records",
+            "FLEXDB_OUTGOING_ALLOW": "127.0.0.1",  # an ingest reaches public addresses only, and what is named here
             "FLEXDB_DRAIN_SECONDS": "5",
         }
         with self.log.open("wb") as log:

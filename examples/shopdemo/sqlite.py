@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from shopdemo.comparing import Compared, compare
-from shopdemo.shop import TABLES, TOTAL
+from examples.shopdemo.comparing import Compared, compare
+from examples.shopdemo.shop import TABLES, TOTAL
 
 SCHEMA = """
 CREATE TABLE customers (
@@ -50,9 +50,12 @@ class SQLiteShop:
         self._restored = folder / self.into
         self.stop = threading.Event()
         self.url = f"sqlite:///{self._source}"
+        self._records = folder / "records.sqlite"
+        self.records_url = f"sqlite:///{self._records}"
 
     def prepare(self) -> str:
-        """Make the database; a sentence about it."""
+        """Make the database, and an empty one for records; a sentence about it."""
+        self._records.touch()  # an empty file is an empty database
         with closing(sqlite3.connect(self._source)) as connection, connection:
             connection.executescript(SCHEMA)
             for table, rows in TABLES.items():

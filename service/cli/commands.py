@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import backups, dead, deliveries, jobs, schedules, subscriptions
+from service.cli import (
+    backups,
+    calculating,
+    collections,
+    dead,
+    deliveries,
+    ingesting,
+    jobs,
+    records,
+    schedules,
+    subscriptions,
+)
 from service.cli.exits import CommandError, Exit
 from service.cli.options import EventId, Json, Timeout, Wait
 from service.cli.output import write_error
@@ -28,6 +39,7 @@ app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(dead.app, name="dead")
+app.add_typer(collections.app, name="collections")
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -202,6 +214,13 @@ def adopt(
             dump, data, name=name, replace=replace, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json
         )
     )
+
+
+app.command()(records.records)
+app.command()(records.export)
+app.command()(ingesting.ingest)
+app.command()(ingesting.rejected)
+app.command(context_settings={"ignore_unknown_options": True})(calculating.calculate)  # -5 is a number, no option
 
 
 @app.command()

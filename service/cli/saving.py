@@ -24,27 +24,42 @@ def save_checked(path: Path, size: int, sha256: str, *, force: bool = False) -> 
 
     Raises `Damaged` otherwise, `CommandError` when the disk refuses or the file exists without `force`.
     """
+    hasher, count = hashlib.sha256(), 0
+
+    with save_whole(path, force=force) as save:
+
+        def write(chunk: bytes) -> None:
+            nonlocal count
+            save(chunk)
+            hasher.update(chunk)
+            count += len(chunk)
+
+        yield write
+        _check(path, (count, hasher.hexdigest()), (size, sha256))
+
+
+@contextmanager
+def save_whole(path: Path, *, force: bool = False) -> Iterator[Callable[[bytes], None]]:
+    """Yields a `write`. The file gets its name at the end, mode 0600, and nothing of it stays when that is not reached.
+
+    Raises `CommandError` when the disk refuses or the file exists without `force`.
+    """
     if path.exists() and not force:
         raise CommandError(f"{path} exists.", "Choose another name with -o, or replace it with --force.")
-    hasher, count = hashlib.sha256(), 0
     try:
         descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
         raise _refused(path, error) from error
 
     def write(chunk: bytes) -> None:
-        nonlocal count
         try:
             file.write(chunk)
         except OSError as error:
             raise _refused(path, error) from error
-        hasher.update(chunk)
-        count += len(chunk)
 
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield write
-            _check(path, (count, hasher.hexdigest()), (size, sha256))
             _settle(file.fileno(), file.flush, path)
         Path(unfinished).rename(path)
     except BaseException:

@@ -74,8 +74,14 @@ def interruptible(work: Callable[[], Exit], submission: Submission) -> Exit:
         return Exit.INTERRUPTED
 
 
-async def wait_and_show(service: ServiceClient, accepted: dict[str, Any], seconds: float | None, as_json: bool) -> Exit:
-    """Follow an accepted job, print its end."""
+async def wait_and_show(
+    service: ServiceClient,
+    accepted: dict[str, Any],
+    seconds: float | None,
+    as_json: bool,
+    told: Callable[[dict[str, Any]], None] | None = None,
+) -> Exit:
+    """Follow an accepted job, print its end; `told` is given the terminal event afterwards."""
     job_id = accepted["job_id"]
     with watching(f"{accepted.get('operation', 'job')} {job_id}") as watcher:
         event = await follow(service, job_id, watcher, seconds)
@@ -83,6 +89,8 @@ async def wait_and_show(service: ServiceClient, accepted: dict[str, Any], second
         await _show_running(service, job_id, as_json)
         return Exit.RUNNING
     write_json(event) if as_json else show_end(event)
+    if told is not None:
+        told(event)
     return exit_of(event)
 
 

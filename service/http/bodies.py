@@ -9,6 +9,9 @@ from service import bodies
 from service.http.keys import PARTS
 from service.intake import Refused
 
+FORM = "application/x-www-form-urlencoded"
+"""What curl -d sends when it is not told otherwise."""
+
 
 async def read(request: web.Request) -> bytes:
     """The whole body as it was sent, before any `Content-Encoding` is undone: what a signature is made over.

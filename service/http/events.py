@@ -15,7 +15,7 @@ from service.bodies import is_json, parse
 from service.cloudevents import BATCH, STRUCTURED, from_structured
 from service.event import Event
 from service.http import problems
-from service.http.bodies import media_type, read, unpacked
+from service.http.bodies import FORM, media_type, read, unpacked
 from service.http.cloudevents import from_binary
 from service.http.keys import PARTS
 from service.http.waiting import wished_seconds, with_wait
@@ -24,8 +24,6 @@ from service.jobs import links, new_id
 from service.ledger.records import Accepted
 
 BATCH_LIMIT = 1000
-FORM = "application/x-www-form-urlencoded"
-"""What curl -d sends when it is not told otherwise."""
 
 
 async def _authenticated(request: web.Request) -> tuple[Principal, bytes]:

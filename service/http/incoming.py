@@ -18,9 +18,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from engines.artefacts.manifest import MANIFEST_NAME
 from engines.errors import ObjectMissing, StorageFull
 from engines.storage.base import ObjectWriter, Store, StoredObject
-from handlers.adoption import INCOMING, NAME, incoming_key
 from handlers.base import Fault
+from handlers.incoming import INCOMING, NAME, incoming_key
 from service.http.keys import PARTS
+from service.http.query import flag
 from service.intake import Refused
 
 log = structlog.get_logger(__name__)
@@ -49,17 +50,17 @@ async def hold_back(_: web.Request) -> None:
 async def put_incoming(request: web.Request) -> web.Response:
     """PUT /incoming/{name}: the body, as it is, becomes an object of the store once all of it is there."""
     name, store = _name(request), await _store(request)
-    replace = _flag(request, "replace")
+    replace = flag(request, "replace")
     if hdrs.CONTENT_RANGE in request.headers:
         raise Refused(400, "bad_request", "A dump is uploaded whole; leave Content-Range out.")
     with _alone(request, f"{store.name}/{name}"):
         existed = await asyncio.to_thread(_exists, store, name)
         if existed and not replace:
             raise _already_there(name)
-        await asyncio.to_thread(_check_room, store, request.content_length)
-        await _tell_to_go_on(request)
+        await asyncio.to_thread(check_room, store, request.content_length)
+        await tell_to_go_on(request)
         async with uploading(store, incoming_key(name)) as upload:
-            async for block in _blocks(request):
+            async for block in blocks(request):
                 await upload.write(block)
             if not replace and await asyncio.to_thread(_exists, store, name):  # by another replica
                 raise _already_there(name)
@@ -110,14 +111,6 @@ async def _store(request: web.Request) -> Store:
     return request.app[PARTS].stores.store(request.query.get("storage") or None)
 
 
-def _flag(request: web.Request, name: str) -> bool:
-    text = request.query.get(name, "false")
-    if text not in {"true", "false"}:
-        detail = f"{name} is true or false."
-        raise Refused(422, "invalid_request", detail, (Fault(f"/{name}", detail),))
-    return text == "true"
-
-
 def _exists(store: Store, name: str) -> bool:
     try:
         store.size(incoming_key(name))
@@ -131,7 +124,7 @@ def _already_there(name: str) -> Refused:
     return Refused(409, "incoming_exists", detail)
 
 
-def _check_room(store: Store, announced: int | None) -> None:
+def check_room(store: Store, announced: int | None) -> None:
     """Raises `StorageFull` for an upload that announces more than there is room for."""
     free = store.free_bytes()
     if announced is not None and free is not None and announced > free:
@@ -150,14 +143,14 @@ def _alone(request: web.Request, key: str) -> Iterator[None]:
         under_way.remove(key)
 
 
-async def _tell_to_go_on(request: web.Request) -> None:
+async def tell_to_go_on(request: web.Request) -> None:
     """The interim answer of RFC 9110, section 10.1.1, now that nothing speaks against the body."""
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
 
 
-async def _blocks(request: web.Request) -> AsyncIterator[bytes]:
+async def blocks(request: web.Request) -> AsyncIterator[bytes]:
     """The body in blocks of about `BLOCK_BYTES`. Raises `Refused` when it breaks off or stops coming."""
     parts: list[bytes] = []
     size = 0

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from engines.registry import EngineRegistry
+from handlers.calculator import Calculator
+from handlers.repository import Repository
 from service.access import Access
 from service.amqp.dead_letters import DeadLetters
+from service.collections import NamedCollections
 from service.connections import NamedConnections, NamedStores
 from service.hub import Hub
 from service.intake import Intake
 from service.ledger.base import Ledger
 from service.outgoing import OutgoingPolicy
+from service.tables import OpenTables
+
+MOST_EXPORTS = 4
+"""At once in one process; each holds a connection to its database. Others wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordParts:
+    """What the doors of collections and their records use."""
+
+    collections: NamedCollections
+    tables: OpenTables
+    repository: Repository
+    threads: ThreadPoolExecutor
+    """Where databases are waited for; not the worker's."""
+    exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_EXPORTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +58,18 @@ class Parts:
     """Which connections to RabbitMQ stand, `in` and `out`; empty where none is asked for."""
     dead_letters: DeadLetters | None = None
     """None where no RabbitMQ is configured."""
+    records: RecordParts | None = None
+    """None where nothing keeps records, as in tests of the other doors."""
+    calculator: Calculator | None = None
+    """None where nothing calculates."""
 
 
 PARTS = web.AppKey("parts", Parts)
+
+
+def records_of(request: web.Request) -> RecordParts:
+    """Raises `HTTPNotFound` where nothing keeps records."""
+    found = request.app[PARTS].records
+    if found is None:
+        raise web.HTTPNotFound
+    return found

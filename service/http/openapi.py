@@ -10,7 +10,9 @@ from pydantic import BaseModel
 
 from handlers.base import Handler
 from service import __version__
+from service.http import openapi_calculator, openapi_records
 from service.http.dead_letters import RedriveBody
+from service.http.openapi_records import SCHEMAS
 from service.http.problems import all_codes
 from service.http.schedules import ScheduleBody
 from service.jobs import STAGE
@@ -148,7 +150,7 @@ _PUT_BODIES: dict[str, Document] = {
 
 def document(routes: Sequence[RouteLike], handlers: Operations) -> Document:
     """OpenAPI 3.1 (https://spec.openapis.org/oas/v3.1.0)."""
-    schemas = dict(_FIXED)
+    schemas = _FIXED | SCHEMAS
     for name, handler in handlers.items():
         schemas |= _schemas(f"{name.capitalize()}Request", handler.request_model)
         schemas |= _schemas(f"{name.capitalize()}Result", handler.result_model)
@@ -231,6 +233,18 @@ def _operation(route: RouteLike, path: str, *, schema: str | None = None, summar
             "required": True,
             "content": {"application/json": {"schema": _PUT_BODIES[route.path]}},
         }
+    known = openapi_records.described(route.method, route.path)
+    return _completed(operation, known or openapi_calculator.described(route.method, route.path))
+
+
+def _completed(operation: Document, known: Document) -> Document:
+    """With what a description of its own says of it."""
+    if "headers" in known:
+        operation["parameters"] = [*operation.get("parameters", ()), *known["headers"]]
+    if "requestBody" in known:
+        operation["requestBody"] = known["requestBody"]
+    if "responses" in known:
+        operation["responses"] = {"default": PROBLEM} | known["responses"]
     return operation
 
 
@@ -272,6 +286,7 @@ def _answers(route: RouteLike, *, takes_events: bool) -> Document:
         "/incoming": "Page",
         "/incoming/{name}": "Uploaded",
         "/schedules": "Page",
+        "/collections": "Page",
         "/schedules/{name}": "Schedule",
     }
     if route.method == "DELETE":

@@ -10,8 +10,20 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from engines.errors import ArtefactDamaged, FlexError, ObjectMissing, StorageFull, UnknownBackup
+from engines.errors import (
+    ArtefactDamaged,
+    CalculationRefused,
+    CollectionMismatch,
+    FlexError,
+    ObjectMissing,
+    RecordExists,
+    StorageFull,
+    UnknownBackup,
+    UnknownCollection,
+)
 from handlers.base import Fault
+from handlers.preconditions import PreconditionFailed
+from handlers.reading import RecordInvalid
 from service.access import NotAuthenticated
 from service.amqp.dead_letters import AMQPUnavailable
 from service.intake import Refused
@@ -42,6 +54,9 @@ CODES: dict[str, str] = {
     "schedule_not_found": "there is no such schedule",
     "incoming_not_found": "there is no such uploaded dump",
     "incoming_exists": "a dump of that name was uploaded before, or is being uploaded now",
+    "record_not_found": "the collection has no record of this key",
+    "precondition_failed": "the record is not in the state that If-Match or If-None-Match asks for",
+    "collection_fixed": "a file, or FlexDB itself, declares the collection; callers cannot change it",
     "method_not_allowed": "the route does not take this method",
     "unsupported_media_type": "the content type is not one the route takes",
     "too_large": "the body is larger than FLEXDB_MAX_BODY_BYTES",
@@ -135,6 +150,22 @@ _HTTP_CODES = {
 }
 
 
+_STATUSES: dict[type[FlexError], int] = {
+    UnknownBackup: 404,
+    ObjectMissing: 404,
+    UnknownCollection: 404,
+    ArtefactDamaged: 409,
+    CollectionMismatch: 409,
+    RecordExists: 409,
+    StorageFull: 507,
+}
+
+
+def _status_of(error: FlexError) -> int:
+    found = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), None)
+    return found or (503 if error.retryable else 422)
+
+
 def of_exception(error: Exception) -> web.Response | None:
     """The one table from exceptions to problems; None for what nobody foresaw."""
     match error:
@@ -152,14 +183,14 @@ def of_exception(error: Exception) -> web.Response | None:
         case InvalidCursor():
             detail = "The cursor is not one this service gave out; start without it."
             return problem(422, "invalid_request", detail, faults=[Fault("/cursor", detail)])
-        case UnknownBackup() | ObjectMissing():
-            return problem(404, error.code, f"{error.message} {error.hint}")
-        case ArtefactDamaged():
-            return problem(409, error.code, f"{error.message} {error.hint}")
-        case StorageFull():
-            return problem(507, error.code, f"{error.message} {error.hint}")
+        case RecordInvalid():
+            return problem(422, "invalid_request", f"The request is not valid: {error}", faults=error.faults)
+        case PreconditionFailed():
+            return problem(412, "precondition_failed", str(error))
+        case CalculationRefused():
+            return problem(422, error.code, f"{error.message}. {error.hint}", reason=error.reason)
         case FlexError():
-            return problem(503 if error.retryable else 422, error.code, f"{error.message} {error.hint}")
+            return problem(_status_of(error), error.code, f"{error.message} {error.hint}")
         case web.HTTPException():
             code, detail = _HTTP_CODES.get(error.status, ("bad_request", "The request cannot be read."))
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None

@@ -10,13 +10,17 @@ from aiohttp import web
 from handlers.registry import handler_classes
 from service.http import (
     backups,
+    calculator,
+    collections,
     dead_letters,
     deliveries,
     docs,
     events,
     health,
     incoming,
+    ingest,
     jobs,
+    records,
     schedules,
     subscriptions,
 )
@@ -54,6 +58,91 @@ BACKUP_FILTERS = (
     ("min_level", "Verified at least to this level, 0 to 3."),
 )
 UPLOADED_TO = (("storage", "Name of a configured store; the default one when left out."),)
+
+RECORDS = (
+    ("page", "Counted from 1."),
+    ("limit", "Records on a page, 1 to 500; 50 by default."),
+    ("sort", "FIELD, or -FIELD for descending; several separated by commas."),
+    ("cursor", "From the Link to the next page, in place of `page`."),
+    ("format", "csv, ndjson or parquet: everything that matches, as a file."),
+    (
+        "FIELD",
+        "Only records with this value; FIELD[ne], [gt], [gte], [lt], [lte] and [null] (true or false) too.",
+    ),
+)
+
+RECORD_ROUTES: tuple[Route, ...] = (
+    Route("GET", "/collections", collections.list_collections, "List collections."),
+    Route("GET", "/collections/{name}", collections.show_collection, "Show one collection."),
+    Route(
+        "PUT",
+        "/collections/{name}",
+        collections.put_collection,
+        "Declare or replace a collection; its table is made or checked.",
+        query=(("dry_run", "true: only tell what would be done."),),
+    ),
+    Route("DELETE", "/collections/{name}", collections.delete_collection, "Forget a collection; its table stays."),
+    Route(
+        "POST",
+        "/api/ingest",
+        ingest.post_ingest,
+        "Take in records from a source, or from the body as a file.",
+        query=(("collection", "Where to, when the body is a file; customers by default."),),
+        holds_back=True,
+    ),
+    Route("GET", "/api/{collection}", records.list_records, "List records, or write all of them out.", query=RECORDS),
+    Route("POST", "/api/{collection}", records.create_record, "Make a record."),
+    Route("GET", "/api/{collection}/{key}", records.show_record, "Show one record."),
+    Route("PUT", "/api/{collection}/{key}", records.replace_record, "Make or replace a record."),
+    Route("PATCH", "/api/{collection}/{key}", records.patch_record, "Change some fields of a record."),
+    Route("DELETE", "/api/{collection}/{key}", records.delete_record, "Remove a record."),
+    Route("GET", "/courses", records.list_records, "List courses, as /api/courses does.", query=RECORDS),
+    Route("POST", "/courses", records.create_record, "Make a course."),
+    Route("GET", "/courses/{id}", records.show_record, "Show one course."),
+    Route("PUT", "/courses/{id}", records.replace_record, "Make or replace a course."),
+    Route("PATCH", "/courses/{id}", records.patch_record, "Change some fields of a course."),
+    Route("DELETE", "/courses/{id}", records.delete_record, "Remove a course."),
+)
+
+STACK = (("stack", "Name of a stack; default when left out."),)
+KEPT_BY = (
+    ("persistenceMethod", "POSTGRES, MONGO, SQLITE or MYSQL: the connection of that kind."),
+    ("connection", "Name of a connection."),
+)
+OPERATED = (
+    *(("operation", "plus, minus, times, divide, pow, abs, fact or fibonacci."), *STACK, *KEPT_BY),
+    ("history", "Names of connections that keep it, separated by commas."),
+    ("cache", "false: worked out again in any case."),
+)
+
+CALCULATOR_ROUTES: tuple[Route, ...] = (
+    Route("POST", "/calculator/independent/calculate", calculator.calculate, "Calculate at once."),
+    Route("GET", "/calculator/stack/size", calculator.stack_size, "How many arguments a stack has.", query=STACK),
+    Route("PUT", "/calculator/stack/arguments", calculator.push, "Push arguments.", query=STACK),
+    Route(
+        "DELETE",
+        "/calculator/stack/arguments",
+        calculator.remove,
+        "Remove the topmost arguments.",
+        query=(("count", "How many."), *STACK),
+    ),
+    Route(
+        "GET", "/calculator/stack/operate", calculator.operate, "Calculate with the topmost arguments.", query=OPERATED
+    ),
+    Route("POST", "/calculator/stack/operate", calculator.operate, "The same.", query=OPERATED),
+    Route(
+        "GET",
+        "/calculator/history",
+        calculator.history,
+        "What was calculated, the newest last.",
+        query=(
+            *KEPT_BY,
+            ("flavor", "STACK or INDEPENDENT."),
+            ("limit", "Entries to show, 1 to 500; 100 by default."),
+            ("before", "Those before this id."),
+        ),
+    ),
+)
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/events", events.post_event, "Take a CloudEvent, structured, binary or batched.", "signed"),
@@ -121,6 +210,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/schedules/{name}", schedules.show_schedule, "Show one schedule."),
     Route("PUT", "/schedules/{name}", schedules.put_schedule, "Make or replace a schedule."),
     Route("DELETE", "/schedules/{name}", schedules.delete_schedule, "Remove a schedule."),
+    *RECORD_ROUTES,
+    *CALCULATOR_ROUTES,
     Route("GET", "/livez", health.livez, "Does the process answer.", "open"),
     Route("GET", "/readyz", health.readyz, "Does it take work.", "open"),
     Route("GET", "/health", health.health, "Can every connection be reached."),
@@ -129,6 +220,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/asyncapi.json", docs.asyncapi, "The events as AsyncAPI 3.0.", "open"),
     Route("GET", "/docs", docs.page, "This interface as a page to read.", "open"),
 )
+
+
+WITHOUT_HEAD = (jobs.stream_events, calculator.operate)
+"""GETs that never end, or that change something."""
 
 
 def _with_token(handle: Handle) -> Handle:
@@ -150,12 +245,17 @@ def make_app(parts: Parts) -> web.Application:
     )
     app[PARTS] = parts
     app[incoming.UPLOADS] = incoming.Uploads()
+    app[ingest.TIDYING] = tidying = ingest.Tidying()
+    app.on_shutdown.append(tidying.stop)
+    app[calculator.THREADS] = calculator.threads()
+    app.on_cleanup.append(calculator.end_threads)
     app[docs.OPENAPI] = document(ROUTES, handler_classes())
     app[docs.ASYNCAPI] = asyncapi_document(handler_classes())
     for route in ROUTES:
         handle = _with_token(route.handle) if route.access == "token" else route.handle
         expect = incoming.hold_back if route.holds_back else None
-        app.router.add_route(route.method, route.path, handle, expect_handler=expect)
-        if route.method == "GET" and route.handle is not jobs.stream_events:
-            app.router.add_route("HEAD", route.path, handle)
+        path = route.path.replace("{key}", "{key:[^/]+}")  # braces too
+        app.router.add_route(route.method, path, handle, expect_handler=expect)
+        if route.method == "GET" and route.handle not in WITHOUT_HEAD:
+            app.router.add_route("HEAD", path, handle)
     return app

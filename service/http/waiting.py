@@ -43,26 +43,30 @@ def has_left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-async def with_wait(request: web.Request, job_id: str, seconds: int, answer: web.Response) -> web.Response:
-    """The terminal event with 200 when the job ends in time, else `answer`; that too when the ledger goes away
-    meanwhile (the service stops), as the event was accepted all the same."""
-    parts, applied = request.app[PARTS], {"Preference-Applied": f"wait={seconds}"}
+async def awaited_event(request: web.Request, job_id: str, seconds: float) -> str | None:
+    """The job's terminal event as JSON text when it ends in time; None too when the caller went away, or the ledger
+    (the service stops): the event was accepted all the same."""
+    parts = request.app[PARTS]
     until = time.monotonic() + seconds
     with parts.hub.following(job_id) as follower:
         while True:
             try:
                 event = await terminal_event(parts, job_id)
             except LedgerUnavailable:
-                return answer
+                return None
             left = until - time.monotonic()
-            if event is not None:
-                return web.Response(
-                    body=event.encode(),
-                    content_type="application/cloudevents+json",
-                    charset="utf-8",
-                    headers=applied,
-                )
-            if left <= 0 or has_left(request):
-                answer.headers.update(applied)
-                return answer
+            if event is not None or left <= 0 or has_left(request):
+                return event
             await follower.wait(min(left, POLL_SECONDS))
+
+
+async def with_wait(request: web.Request, job_id: str, seconds: int, answer: web.Response) -> web.Response:
+    """The terminal event with 200 when the job ends in time, else `answer`."""
+    event = await awaited_event(request, job_id, seconds)
+    applied = {"Preference-Applied": f"wait={seconds}"}
+    if event is None:
+        answer.headers.update(applied)
+        return answer
+    return web.Response(
+        body=event.encode(), content_type="application/cloudevents+json", charset="utf-8", headers=applied
+    )

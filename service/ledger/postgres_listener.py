@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import psycopg2
 import structlog
@@ -42,13 +44,12 @@ class Listener:
         while True:
             try:
                 opened = await asyncio.to_thread(self._begin)
-            except psycopg2.Error as error:
-                log.warning("ledger_listener_waits", error=type(error).__name__)
-            else:
                 self._announce(MISSED)  # also the first time: others may have written since this process looked
                 pause = 0.5
                 await self._hear(opened)
                 log.warning("ledger_listener_lost")
+            except (psycopg2.Error, OSError) as error:
+                log.warning("ledger_listener_waits", error=type(error).__name__)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
 
@@ -63,16 +64,22 @@ class Listener:
         return opened
 
     async def _hear(self, opened: connection) -> None:
-        """Returns when the connection is lost."""
+        """Returns when the connection is lost. Raises `OSError` when no more files can be opened.
+
+        The loop watches a descriptor of our own: libpq closes its socket as soon as it sees that the server is gone,
+        and the next caller's connection gets the number while the loop still takes it for this one's. That caller
+        would never be heard.
+        """
         loop = asyncio.get_running_loop()
         lost = asyncio.Event()
-        descriptor = opened.fileno()
-        loop.add_reader(descriptor, self._read, opened, lost)
-        try:
-            await lost.wait()
-        finally:
-            loop.remove_reader(descriptor)
-            opened.close()
+        with closing(opened):
+            descriptor = os.dup(opened.fileno())
+            loop.add_reader(descriptor, self._read, opened, lost)
+            try:
+                await lost.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
 
     def _read(self, opened: connection, lost: asyncio.Event) -> None:
         try:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from handlers.adoption import INCOMING
+from handlers.incoming import INCOMING
 from service.cli.packing import folder_parcel
 from tests.acceptance import mounts
 from tests.acceptance.audit import audit, tools_are_gone

@@ -28,7 +28,8 @@ async def start(folder: Path, database_url: str = "") -> asyncio.subprocess.Proc
     environment = os.environ | {"DATABASE_URL": database_url}
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        "examples/demo.py",
+        "-m",
+        "examples.demo",
         cwd=ROOT,
         env=environment | {"TMPDIR": str(folder), "FLEXDB_TOKEN": "not-for-the-demo", "FLEXDB_PORT": "1"},
         stdout=asyncio.subprocess.PIPE,
@@ -44,7 +45,14 @@ async def test_the_demo_runs_to_its_end_and_leaves_nothing(tmp_path: Path) -> No
     assert process.returncode == 0, text
     assert "200,000 compared one by one, all identical" in text
     assert "artefact_damaged" in text
+    assert_customers_were_taken_in(text)
     assert list(tmp_path.iterdir()) == []
+
+
+def assert_customers_were_taken_in(text: str) -> None:
+    assert '200 {"status": "success", "records_processed": 21}' in text
+    assert "21 customers compared with the source, field by field, all identical" in text
+    assert "0 inserted, 0 updated, 21 unchanged" in text
 
 
 def admin() -> Connection:
@@ -85,6 +93,7 @@ async def test_the_demo_backs_up_a_server_of_ones_own_and_drops_what_it_made(tmp
     text = out.decode()
     assert process.returncode == 0, text
     assert "200,000 compared one by one" in text or '"odd ""name"' in text
+    assert_customers_were_taken_in(text)
     made = set(re.findall(r"flexdb_demo_\w+", text))
     assert made
     with closing(admin()) as server:

@@ -12,21 +12,24 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.customer_source import customers
 from tests.acceptance.service_process import RunningService
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "user-manual.md").read_text()
+PRINTED_SOURCE = "http://127.0.0.1:5000/api/customers"
 EXAMPLES = [text for text in re.findall(r"```sh\n(.*?)```", MANUAL, re.DOTALL) if "curl" in text]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed: the manual's examples were not tried")
 def test_every_curl_example_of_the_manual_works(tmp_path: Path) -> None:
     assert len(EXAMPLES) >= 6
-    service = RunningService(tmp_path).start()
+    service = RunningService(tmp_path, settings={"FLEXDB_OUTGOING_ALLOW": "127.0.0.1"}).start()
     try:
-        for example in EXAMPLES:
-            answer = run(example, service)
-            assert "detail" not in answer, f"{example}\n{answer}"
-            assert not answer.get("type", "").endswith((".failed", ".canceled")), f"{example}\n{answer}"
+        with customers() as source:
+            for example in EXAMPLES:
+                answer = run(example.replace(PRINTED_SOURCE, source), service)
+                assert "detail" not in answer, f"{example}\n{answer}"
+                assert not answer.get("type", "").endswith((".failed", ".canceled")), f"{example}\n{answer}"
     finally:
         service.close()
 

@@ -20,7 +20,7 @@ from engines.sample import make_sample_shop
 from engines.storage.local import LocalStore
 from handlers.base import Handler
 from handlers.ports import CatalogueEntry
-from handlers.registry import build_handlers
+from handlers.registry import build_calculator, build_handlers
 from service.access import Access
 from service.catalogue import LedgerCatalogue
 from service.connections import NamedConnections, NamedStores
@@ -33,6 +33,7 @@ from service.ledger.base import Ledger
 from service.outgoing import OutgoingPolicy
 from service.signatures import sign
 from tests.contracts.ledger_world import entry
+from tests.integration.supplied import supplies_of
 
 TOKEN = "the-token-of-these-tests"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -191,7 +192,8 @@ async def open_doors(
     hub = Hub()
     ledger.watch(lambda change: hub.job_changed(change.job_id) if change.job_id and change.kind == "job" else None)
     catalogue = LedgerCatalogue(ledger, stores, asyncio.get_running_loop())
-    handlers = {**build_handlers(connections, stores, catalogue, engines, "test"), **(extra or {})}
+    supplies = supplies_of(connections, stores, catalogue, engines)
+    handlers = {**build_handlers(supplies, build_calculator(supplies)), **(extra or {})}
     policy = OutgoingPolicy.of(())
     canceled: list[str] = []
 

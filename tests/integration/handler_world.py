@@ -18,9 +18,10 @@ from engines.sample import make_sample_shop
 from engines.storage.local import LocalStore
 from handlers.base import Outcome, Published, Verified
 from handlers.ports import CatalogueEntry
-from handlers.registry import build_handlers
+from handlers.registry import build_calculator, build_handlers
 from service.connections import NamedConnections, NamedStores
 from service.jobs import new_id
+from tests.integration.supplied import supplies_of
 
 
 class DictCatalogue:
@@ -80,7 +81,8 @@ class HandlerWorld:
         self.engines = EngineRegistry.default()
         self.connections = NamedConnections({"shop": f"sqlite:///{quote(str(self.shop))}"} | urls, self.engines)
         stores = NamedStores({"default": self.store})
-        self.handlers = build_handlers(self.connections, stores, self.catalogue, self.engines, "0")
+        self.supplies = supplies_of(self.connections, stores, self.catalogue, self.engines)
+        self.handlers = build_handlers(self.supplies, build_calculator(self.supplies))
         self.told: list[Progress] = []
 
     def new_run(self, **changes: Any) -> Run:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from handlers.adoption import INCOMING
+from handlers.incoming import INCOMING
 from service.cli.packing import folder_parcel
 from tests.integration.real_service import TOKEN, Running, running
 from tests.integration.test_cli import CommandLine

@@ -29,17 +29,17 @@ def test_a_plan_says_what_would_be_created_replaced_and_removed(world: HandlerWo
     world.in_shop("DROP TABLE orders")
     world.in_shop("CREATE TABLE later (id INTEGER)")
     plan = shown(world.ask("restore", backup_id=backup_id, connection="shop", mode="plan"))
-    assert plan["changes"] == {"created": ["orders"], "replaced": ["customers"], "removed": ["later"]}
-    assert [item["name"] for item in plan["present"]] == ["customers", "later"]
+    assert plan["changes"] == {"created": ["orders"], "replaced": ["people"], "removed": ["later"]}
+    assert [item["name"] for item in plan["present"]] == ["later", "people"]
     assert (plan["target_exists"], plan["would_refuse"], plan["rows"]) == (True, "target_not_empty", 108)
-    assert world.in_shop("SELECT name FROM sqlite_schema WHERE type = 'table'") == [("customers",), ("later",)]
+    assert world.in_shop("SELECT name FROM sqlite_schema WHERE type = 'table'") == [("people",), ("later",)]
 
 
 def test_a_plan_for_a_database_that_is_not_there_refuses_nothing(world: HandlerWorld) -> None:
     backup_id = world.backed_up()
     plan = shown(world.ask("restore", backup_id=backup_id, connection="shop", into="copy.sqlite", mode="plan"))
     assert (plan["target_exists"], plan["present"], plan["would_refuse"]) == (False, None, None)
-    assert plan["changes"]["created"] == ["customers", "orders"]
+    assert plan["changes"]["created"] == ["orders", "people"]
     assert not (world.shop.parent / "copy.sqlite").exists()
 
 
@@ -150,7 +150,7 @@ def test_the_safety_backup_is_never_the_latest_backup(world: HandlerWorld) -> No
 def test_what_holds_no_table_is_backed_up_before_it_is_replaced(world: HandlerWorld) -> None:
     backup_id = world.backed_up()
     world.in_shop("DROP TABLE orders")
-    world.in_shop("DROP TABLE customers")
+    world.in_shop("DROP TABLE people")
     world.in_shop("PRAGMA user_version = 7")
     done = world.ask("restore", backup_id=backup_id, connection="shop", mode="replace")
     former = shown(done)["safety_backup_id"]

@@ -31,7 +31,7 @@ def test_assertions_that_hold_are_evidence(world: HandlerWorld) -> None:
         world,
         {"name": "all orders", "sql": COUNT, "equals": 100},
         {"sql": COUNT, "at_least": 99, "at_most": 101},
-        {"name": "the first", "sql": "SELECT name FROM customers ORDER BY id LIMIT 1", "equals": "Ada"},
+        {"name": "the first", "sql": "SELECT name FROM people ORDER BY id LIMIT 1", "equals": "Ada"},
     )
     asked = [item for item in found["evidence"] if item["check"] == "assertion"]
     assert [(item["object"], item["expected"], item["found"], item["ok"]) for item in asked] == [

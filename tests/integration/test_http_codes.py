@@ -22,7 +22,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Running]:
-    async with running(tmp_path, max_body_bytes=4096, queue_limit=3) as found:
+    async with running(tmp_path, max_body_bytes=4096, queue_limit=3, records_connection="shop") as found:
         yield found
 
 
@@ -221,6 +221,39 @@ async def _(service: Running) -> Answer:
 @reaches("unknown_backup", 404)
 async def _(service: Running) -> Answer:
     return await service.ask("GET", "/backups/nothing")
+
+
+@reaches("record_not_found", 404)
+async def _(service: Running) -> Answer:
+    return await service.ask("GET", "/courses/1")
+
+
+@reaches("precondition_failed", 412)
+async def _(service: Running) -> Answer:
+    return await service.ask("PUT", "/courses/1", {"title": "Databases"}, {"If-Match": "*"})
+
+
+@reaches("collection_fixed", 409)
+async def _(service: Running) -> Answer:
+    return await service.ask("DELETE", "/collections/courses")
+
+
+@reaches("unknown_collection", 404)
+async def _(service: Running) -> Answer:
+    return await service.ask("GET", "/api/nothing")
+
+
+@reaches("record_exists", 409)
+async def _(service: Running) -> Answer:
+    assert (await service.ask("POST", "/courses", {"id": 1, "title": "Databases"})).status == 201
+    return await service.ask("POST", "/courses", {"id": 1, "title": "Networks"})
+
+
+@reaches("collection_mismatch", 409)
+async def _(service: Running) -> Answer:
+    record = {"type": "object", "properties": {"nickname": {"type": "string"}}, "required": ["nickname"]}
+    document = {"connection": "shop", "table": "people", "key": "nickname", "schema": record}
+    return await service.ask("PUT", "/collections/nicknames", document)  # the sample shop's table is another
 
 
 def test_every_code_of_the_door_has_a_test() -> None:

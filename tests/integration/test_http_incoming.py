@@ -18,7 +18,7 @@ from moto.server import ThreadedMotoServer
 
 from engines.errors import StorageFull
 from engines.storage.local import LocalStore, LocalWriter
-from handlers.adoption import INCOMING
+from handlers.incoming import INCOMING
 from service.connections import NamedStores
 from service.http import incoming
 from tests.contracts.test_stores import S3Bucket

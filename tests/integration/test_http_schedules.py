@@ -132,7 +132,7 @@ async def test_a_refusal_says_what_to_write(doors: Doors) -> None:
     answer = await doors.ask("PUT", "/schedules/nightly", NIGHTLY | {"cron": "@daily"})
     assert answer.json["errors"][0]["detail"].startswith("A cron line has five fields"), answer.text
     answer = await doors.ask("PUT", "/schedules/nightly", NIGHTLY | {"operation": "bakup"})
-    assert "known are: adoption, backup, check" in answer.json["detail"]
+    assert "known are: adoption, backup, calculation, check" in answer.json["detail"]
 
 
 @pytest.mark.parametrize("name", ["Nightly", "-x", "a" * 64, "a.b", "a%20b"])

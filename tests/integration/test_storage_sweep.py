@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engines.artefacts.manifest import MANIFEST_NAME
 from engines.storage.registry import open_store
-from handlers.adoption import incoming_key
+from handlers.incoming import incoming_key
 from service.catalogue import UPLOAD_DEAD, StorageSweep
 from service.connections import NamedStores
 from service.jobs import Status, new_id

@@ -25,8 +25,9 @@ from engines.errors import ArtefactDamaged, FlexError, InvalidDump, ObjectMissin
 from engines.registry import EngineRegistry
 from engines.run import Progress, Run, StopReason
 from engines.storage.local import LocalStore
-from handlers.adoption import AdoptionHandler, AdoptionRequest, AdoptionResult, incoming_key
+from handlers.adoption import AdoptionHandler, AdoptionRequest, AdoptionResult
 from handlers.base import Published
+from handlers.incoming import incoming_key
 from service.catalogue import LedgerCatalogue
 from service.connections import NamedConnections, NamedStores
 from tests.spine import open_ledger

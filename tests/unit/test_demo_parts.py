@@ -6,22 +6,14 @@ import base64
 import hashlib
 import hmac
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-if str(EXAMPLES) not in sys.path:
-    sys.path.append(str(EXAMPLES))  # the demo is a program, not a package: its parts lie beside it
-receiver: Any = import_module("shopdemo.receiver")
-comparing: Any = import_module("shopdemo.comparing")
-sqlite: Any = import_module("shopdemo.sqlite")
+from examples.shopdemo import comparing, receiver, sqlite
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = '{"jobid": "ü"}'.encode()
