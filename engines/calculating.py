@@ -10,6 +10,11 @@ from typing import Any
 
 from engines.run import StopToken
 
+WAITING_EACH = 24
+"""Callers for each process."""
+MOST_WAITING = 200
+"""In all: each of them keeps a thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -21,6 +26,11 @@ class Limits:
     megabytes: int = 1024
     digits: int = 2_000_000
     """Of an argument, of a result."""
+
+    @property
+    def waiting(self) -> int:
+        """How many may wait for a process before impatient callers are turned away."""
+        return min(WAITING_EACH * self.processes, MOST_WAITING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ LARGEST_NUMBER = 2**53 - 1
 """Beyond it, many who read JSON would round."""
 CACHED_FROM_SECONDS = 8e-5
 """From this cost on, that of 3,000! or so, asking Redis is quicker than calculating again."""
+_PACKED = re.compile(r"[=~]-?[0-9]+(\.[0-9]+)?(E[+-][0-9]{1,20})?")
 _LOCKS = 64
 
 
@@ -261,7 +263,7 @@ def _outcome(calculation: Calculation, answer: Answer) -> str:
 
 
 def _unpacked(kept: str | None) -> Calculated | None:
-    """What the cache holds, if it is a result."""
-    if not kept or kept[0] not in "=~":
+    """What the cache holds, if it is a result: others may write there, too."""
+    if not kept or not _PACKED.fullmatch(kept):
         return None
     return Calculated(kept[1:], kept[0] == "=")

@@ -135,6 +135,8 @@ class Repository:
             rows = rows[1:]
         more, rows = len(rows) > question.limit, rows[: question.limit]
         total, exact = self._total(reader.collection, question, query, rows, more=more)
+        if question.after is None and question.offset >= total:
+            more, rows = False, []  # so many are gone that what lies behind the remembered record was on earlier pages
         onward = self._next(reader, question, rows[-1]) if more else None
         previous = None if question.page == 1 else {**question.base, "page": str(question.page - 1)}
         return RecordsPage(reader, rows, total, exact, question.page, question.limit, onward, previous)

@@ -61,7 +61,9 @@ class IncrementalRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     field: str = Field(pattern=FIELD_NAME, description="The collection's field whose largest value is remembered.")
-    parameter: Text = Field(description="Query parameter in which the source takes that value.")
+    parameter: Text = Field(
+        description="Query parameter in which the source takes that value, and answers what is as new or newer."
+    )
     start: Scalar | None = Field(default=None, description="What the first run sends; nothing when left out.")
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ class Service:
             self.handlers,
             lambda url: self.policy.refuse_literal(url, "callback"),
             max_attempts=settings.max_attempts,
+            look_again=self.records.collections.load,
         )
         self.worker = Worker(self.ledger, self.handlers, self.hub, worker_rules(settings), self.home.work)
         self.sender = WebhookSender(
@@ -175,7 +177,7 @@ class Service:
         self.outbox = Outbox(self.ledger, self.sender)
         self.housekeeping = Housekeeping(
             self.ledger,
-            StorageSweep(self.ledger, self.stores),
+            StorageSweep(self.ledger, self.stores, keep=timedelta(days=settings.keep_jobs)),
             self.connections,
             self.engines,
             keep_seconds=settings.keep_jobs * 86400,
@@ -303,6 +305,7 @@ class Service:
                 dead_letters=self.dead_letters,
                 records=self.records.parts(),
                 calculator=self.calculator,
+                calculations=calculation_limits(self.settings),
             )
         )
 

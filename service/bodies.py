@@ -15,6 +15,10 @@ _WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Content codings that are understood, as zlib's `wbits`."""
 
 
+LONGEST_NUMBER = "4300 digits"
+"""That the parser takes as a JSON number, as Python does."""
+
+
 def decoded(coding: str, body: bytes, limit: int) -> bytes:
     """The body with its content coding undone, never more than `limit` bytes.
 
@@ -47,26 +51,41 @@ def too_large(limit: int) -> Refused:
 
 
 def parse(body: bytes) -> Any:
-    """JSON in UTF-8; NaN, lone surrogates and absurd nesting are refused. Raises `Refused` (400)."""
+    """JSON in UTF-8; NaN, lone surrogates and absurd nesting are refused, and a name that an object gives twice, as
+    nobody knows which one is meant. Raises `Refused` (400)."""
+    found = _parsed(body)
+    try:
+        json.loads(body, parse_int=len, parse_float=len, object_pairs_hook=each_once)
+    except NameTwice as error:
+        raise _not_understood(str(error)) from None
+    return found
+
+
+def _parsed(body: bytes) -> Any:
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        where = str(error).rpartition(" at ")[2]
+        what, _, where = str(error).rpartition(" at ")
         where = f" at {where}" if where.startswith("line") else ""
+        if what == "number out of range":
+            raise Refused(
+                400, "malformed_json", f"A number{where} is longer than {LONGEST_NUMBER}; send it as text."
+            ) from None
         raise Refused(400, "malformed_json", f"The body is not JSON in UTF-8{where}.") from None
 
 
 def parse_exact(body: bytes) -> Any:
-    """As `parse`, every number as it is written: an `int`, or a `Decimal` for one with a point or an exponent.
-
-    A name that an object gives twice is refused, as nobody knows which one is meant. Raises `Refused` (400).
-    """
-    parse(body)
+    """As `parse`, every number as it is written: an `int`, or a `Decimal` for one with a point or an exponent."""
+    _parsed(body)
     try:
         return json.loads(body, parse_float=Decimal, object_pairs_hook=each_once)
     except (ValueError, ArithmeticError, RecursionError) as error:
         why = str(error) if isinstance(error, NameTwice) else "a number in it is out of all bounds"
-        raise Refused(400, "malformed_json", f"The body cannot be understood: {why}.") from None
+        raise _not_understood(why) from None
+
+
+def _not_understood(why: str) -> Refused:
+    return Refused(400, "malformed_json", f"The body cannot be understood: {why}.")
 
 
 class NameTwice(ValueError):

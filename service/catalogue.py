@@ -13,7 +13,7 @@ from engines.artefacts.reading import read_manifest
 from engines.errors import ArtefactDamaged, ObjectMissing, StorageFailed, UnknownBackup
 from engines.storage.base import Store, StoredObject
 from handlers.base import backup_key
-from handlers.incoming import INCOMING
+from handlers.incoming import INCOMING, READ_ONCE, incoming_key
 from handlers.ports import CatalogueEntry
 from service.asking import Asking
 from service.connections import NamedStores
@@ -105,10 +105,13 @@ def _was_uploaded(item: StoredObject) -> bool:
     return item.key.startswith(f"{INCOMING}/")
 
 
-def _remove_dead_uploads(store: Store) -> int:
-    """Remove what uploads left that died with their process."""
-    before = datetime.now(UTC) - UPLOAD_DEAD
-    dead = [item for item in store.unfinished() if _was_uploaded(item) and item.modified < before]
+def _remove_dead_uploads(store: Store, keep: timedelta) -> int:
+    """Remove what uploads left that died with their process, and files that were uploaded for one job, when that has
+    not taken them in for so long that it cannot be retried any more."""
+    now = datetime.now(UTC)
+    dead = [item for item in store.unfinished() if _was_uploaded(item) and item.modified < now - UPLOAD_DEAD]
+    before = now - max(keep, UPLOAD_DEAD)
+    dead += [item for item in store.list(incoming_key(READ_ONCE)) if item.modified < before]
     for item in dead:
         store.delete(item.key)
     return len(dead)
@@ -117,9 +120,11 @@ def _remove_dead_uploads(store: Store) -> int:
 class StorageSweep:
     """Removes what dead attempts left in storage and adopts artefacts the catalogue does not know."""
 
-    def __init__(self, ledger: Ledger, stores: NamedStores) -> None:
+    def __init__(self, ledger: Ledger, stores: NamedStores, *, keep: timedelta = timedelta(days=90)) -> None:
+        """`keep`: how long ended jobs are kept, and can be retried."""
         self._ledger = ledger
         self._stores = stores
+        self._keep = keep
 
     async def run(self) -> tuple[int, int]:
         """(objects removed, artefacts adopted).
@@ -133,7 +138,7 @@ class StorageSweep:
                 published = {_folder(item.key) for item in objects if _is_manifest(item)}
                 loose = [item for item in objects if _folder(item.key) not in published]
                 removed += await self._remove(store, loose)
-                removed += await asyncio.to_thread(_remove_dead_uploads, store)
+                removed += await asyncio.to_thread(_remove_dead_uploads, store, self._keep)
                 manifests = [item for item in objects if _is_manifest(item)]
                 adopted += await self._adopt(store, manifests)
             except StorageFailed as error:

@@ -64,6 +64,10 @@ WHEN_STOPPED: dict[str, Ending] = {
 }
 
 
+LONGEST_WAIT = 86400.0
+"""Seconds that a retry is put off at most because a source asked for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """Seconds before the next attempt: doubles from `base` up to `cap`, times a random number in `spread`."""
@@ -109,10 +113,16 @@ def _failed(error: FlexError, job: Job, backoff: Backoff, now: float) -> Ending:
     problem = problem_of(error)
     tries = job.attempts - job.crashes
     if error.retryable and tries < job.max_attempts:
-        delay = backoff.delay(max(tries, 1))
+        delay = max(backoff.delay(max(tries, 1)), _asked_for(error))
         if job.deadline_at is None or now + delay < job.deadline_at:
             return RetryLater(delay, problem)
     return Finish(Status.FAILED, problem=problem, changes=learnt(error))
+
+
+def _asked_for(error: FlexError) -> float:
+    """Seconds after which whoever failed asked to come back; earlier attempts would be wasted."""
+    seconds = error.details.get("retry_after")
+    return min(float(seconds), LONGEST_WAIT) if isinstance(seconds, int | float) else 0.0
 
 
 def problem_of(error: FlexError) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,12 +53,15 @@ class Intake:
         refuse_url: Callable[[str], str | None],
         *,
         max_attempts: int = 3,
+        look_again: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """`refuse_url` says why a callback URL cannot be called, or None."""
+        """`refuse_url` says why a callback URL cannot be called, or None. `look_again` reads anew what collections
+        there are: another replica may have declared the one that a request names, and its hint not have come yet."""
         self._ledger = ledger
         self._handlers = handlers
         self._refuse_url = refuse_url
         self._max_attempts = max_attempts
+        self._look_again = look_again
 
     @property
     def handlers(self) -> Mapping[str, Handler[Any]]:
@@ -69,7 +72,13 @@ class Intake:
 
         `reply` is where a message wants to be told of the end, a `destinations.reply_url`.
         """
-        submission = self.submission(event, principal, reply)
+        try:
+            submission = self.submission(event, principal, reply)
+        except Refused as refused:
+            if self._look_again is None or all(fault.pointer != "/collection" for fault in refused.faults):
+                raise
+            await self._look_again()
+            submission = self.submission(event, principal, reply)
         answer = await self._ledger.accept(submission)
         if isinstance(answer, Accepted):
             return answer
@@ -112,7 +121,10 @@ class Intake:
         data = to_json(event.data).decode()
         if "\\u0000" in data:
             _refuse_nul(event.data)
-        digest, join_digest = digests(event.operation, event.data)
+        try:
+            digest, join_digest = digests(event.operation, event.data)
+        except ValueError:  # 1e400 is JSON, and infinite to who reads it as floating point
+            raise _invalid([Fault("", "A number in it is beyond 1.8e308; send it as text.")]) from None
         return Submission(
             job_id=new_id(),
             source=event.source,
@@ -134,7 +146,7 @@ class Intake:
     def _request(self, event: Event, handler: Handler[Any]) -> Request:
         _refuse_masses(event.data)
         try:
-            request = handler.request_model.model_validate(event.data, strict=False)
+            request = handler.request_model.model_validate(event.data)  # as the attempt will
         except ValidationError as error:
             raise _invalid(faults_of(error)) from None
         try:
@@ -180,7 +192,8 @@ def _refuse_masses(data: Mapping[str, Any]) -> None:
         pointer, value = todo.pop()
         total += len(value)
         if total > MOST_ITEMS:
-            raise _invalid([Fault(pointer, f"A request holds at most {MOST_ITEMS} fields and items in all.")])
+            detail = f"A request holds at most {MOST_ITEMS} fields and items in all; send it in several."
+            raise _invalid([Fault(pointer, detail)])
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         todo += [(f"{pointer}/{escaped(name)}", inner) for name, inner in pairs if isinstance(inner, dict | list)]
 

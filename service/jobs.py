@@ -91,10 +91,12 @@ class Job:
     seq: int = 0
     taken_at: float = 0.0
     """For a job just claimed: the moment of it by the ledger's clock, which `deadline_at` is counted by."""
+    result_omitted: bool = False
+    """It has a result, which is too long for the list that this was read for."""
 
     def as_json(self, progress: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The job as `GET /jobs/{id}` shows it."""
-        return {
+        """The job as `GET /jobs/{id}` shows it; in lists `result_omitted` tells of a result that is only there."""
+        shown = {
             "job_id": self.job_id,
             "event_id": self.event_id,
             "source": self.source,
@@ -110,6 +112,7 @@ class Job:
             "error": self.error,
             "links": links(self.job_id, self.retry_of),
         }
+        return shown | {"result_omitted": True} if self.result_omitted else shown
 
 
 def links(job_id: str, retry_of: str | None = None) -> dict[str, str]:

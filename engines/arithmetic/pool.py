@@ -22,8 +22,6 @@ from engines.run import StopToken
 WORKER = Path(__file__).with_name("worker.py")
 HEAD = 8
 PIECE = 1 << 18
-WAITING_EACH = 8
-"""How many may wait for each process before impatient callers are turned away."""
 
 
 class _DiedError(Exception):
@@ -195,7 +193,7 @@ class Pool:
     @contextmanager
     def _turn(self, stop: StopToken, *, patient: bool) -> Iterator[None]:
         with self._lock:
-            if not patient and self.waiting >= WAITING_EACH * self.limits.processes:
+            if not patient and self.waiting >= self.limits.waiting:
                 raise TargetBusy("Too many calculations wait already.", hint="Try again in a while.")
             self.waiting += 1
         try:

@@ -92,7 +92,8 @@ class RecordWriter(ABC):
     @abstractmethod
     def write(self, rows: Sequence[Row]) -> Written:
         """One at a time, or staged. In pieces: one transaction, on disk when it returns; rows that the database
-        refuses are told and the others written. Whole: nothing is visible before `finish`, and all counts are 0.
+        refuses are told and the others written. Whole: nothing is visible before `finish`, and all counts are 0;
+        what the database says to rows that are staged may be raised by a later `write`, or by `finish`.
         """
 
     @abstractmethod

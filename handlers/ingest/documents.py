@@ -16,7 +16,7 @@ Raw = msgspec.Raw
 Steps = tuple[str, ...]
 """The way to a place in a document, by names of members and positions of items; empty: the document itself."""
 
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:]', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},:]', re.DOTALL)
 _OBJECTS = re.compile(rb"\s*\[\s*\{")
 _NOTHING = re.compile(rb"\s*(?:\[\s*\]|null)\s*\Z")
 _DEEPEST = 3
@@ -153,7 +153,10 @@ def _records_in(body: bytes, beginning: bytes, steps: Steps | None, source: str)
         )
     kind = first_byte(place)
     if kind == b"[":
-        return steps, items(place)
+        found = items(place)
+        if not found.items and (problem := _its_error(body)):
+            raise SourceFailed(f"{source} answers without records{problem}.")
+        return steps, found
     if kind == b"n" and steps and not _its_error(body):
         return steps, Records([])
     if kind == b"{" and not _its_error(body):  # a place that was named: one record
@@ -252,6 +255,8 @@ def _cut(document: bytes, opening: bytes, closing: bytes) -> Iterator[tuple[byte
     depth, began, name = 1, first.end(), b""
     for token in tokens:
         sign = token.group()
+        if sign == b'"':  # or every quote in it would be sought for its end
+            raise ValueError("a string does not end")
         if sign in (b"[", b"{"):
             depth += 1
         elif sign in (b"]", b"}"):

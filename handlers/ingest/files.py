@@ -119,6 +119,29 @@ def _json(blocks: Iterator[bytes], steps: Steps | None, source: str) -> Iterator
     yield [(raw, records.broken.get(place)) for place, raw in enumerate(records.items)]
 
 
+def plain_blocks(blocks: Iterator[bytes], source: str) -> Iterator[bytes]:
+    """A stream with the gzip or zstd of a packed file taken off. Raises `SourceFailed` for one that is not whole."""
+    try:
+        plain = unwrapped(_Stream(blocks), source)
+        while block := plain.read(BLOCK):
+            yield block
+    except ArtefactDamaged as error:
+        raise SourceFailed(error.message) from error
+
+
+class _Stream:
+    """Blocks as a file to read."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = b""
+
+    def read(self, size: int = BLOCK, /) -> bytes:
+        data = self._rest or next((block for block in self._blocks if block), b"")
+        self._rest = data[size:]
+        return data[:size]
+
+
 class Upload:
     """An uploaded file, the gzip or zstd around it taken off."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Literal
 
 from pydantic import Field
@@ -14,8 +14,9 @@ from engines.records.base import RecordEngine
 from engines.run import Run
 from handlers.base import Claim, Fault, Handler, Outcome, Request, Result
 from handlers.collections import Collection, collection_key
+from handlers.incoming import READ_ONCE, incoming_key
 from handlers.ingest.documents import steps_of
-from handlers.ingest.files import FilePages, Upload, format_by_name, records_of
+from handlers.ingest.files import FilePages, Upload, format_by_name, plain_blocks, records_of
 from handlers.ingest.loading import GROUP, Loading, job_key
 from handlers.ingest.mapping import FieldMapping
 from handlers.ingest.marks import HighWater, bookmark_key
@@ -155,6 +156,7 @@ class IngestHandler(Handler[IngestRequest]):
         else:
             total, way, notes = earlier["total"], "", ()
         self._remember(source, collection, loading, run)
+        self._discard(source)
         return Outcome(_result(loading, source, total, way, notes, time.monotonic() - began))
 
     def _loading(
@@ -211,7 +213,9 @@ class IngestHandler(Handler[IngestRequest]):
         with self._supplies.fetcher.session(source.headers, source.rules, run.stop) as session:
             format = asked.format if asked.format != "auto" else format_by_name(url) or "json"
             if format != "json" or asked.paginator.style == "none":
-                pages = FilePages(records_of(session.blocks(url), format, kinds, steps, source.shown))
+                pages = FilePages(
+                    records_of(plain_blocks(session.blocks(url), source.shown), format, kinds, steps, source.shown)
+                )
                 pages.requests = 1
                 yield pages
                 return
@@ -236,8 +240,15 @@ class IngestHandler(Handler[IngestRequest]):
         return url if start is None else with_query(url, {asked.parameter: start})
 
     def _remember(self, source: Source, collection: Collection, loading: Loading, run: Run) -> None:
-        if source.request.incremental is not None and (mark := loading.mark.kept()) is not None:
+        if source.request.incremental is not None and (mark := loading.mark.next_start()) is not None:
             self._supplies.bookmarks.keep(run.job_id, run.token, bookmark_key(collection.name, source), {"mark": mark})
+
+    def _discard(self, source: Source) -> None:
+        """Remove a file that was uploaded for this only. By now another attempt would not want it any more."""
+        asked = source.request
+        if asked.upload is not None and asked.upload.startswith(READ_ONCE):
+            with suppress(FlexError):  # its records are in; the sweep of the storage removes it later
+                self._supplies.stores.store(asked.storage).delete(incoming_key(asked.upload))
 
 
 def _go_on(pages: Pages, earlier: Mapping[str, Any]) -> bool:
@@ -278,6 +289,6 @@ def _result(
         drift={"unknown_fields": tally.unknown},
         requests=tally.requests,
         seconds=round(seconds, 3),
-        bookmark=loading.mark.kept(),
+        bookmark=loading.mark.next_start(),
         notes=notes,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -35,6 +35,13 @@ class HighWater:
     def kept(self) -> str | None:
         """As text: what a query parameter takes, and a field's reader understands."""
         return None if self.value is None else as_text(self.value)
+
+    def next_start(self) -> str | None:
+        """Where the next run begins. Times are kept in whole microseconds, rounded: a source with finer ones has
+        records behind the largest that was kept and yet before its rounded value, so it is asked from just below."""
+        if isinstance(self.value, datetime) and self.value.microsecond % 1000:
+            return as_text(self.value - timedelta(microseconds=1))
+        return self.kept()
 
 
 def as_text(value: Any) -> str:

@@ -140,8 +140,8 @@ class ByCursor(Chained):
         if self.more_at is not None and answer.value(self.more_at) is (not self.more_means):
             return None
         found = answer.value(self.at)
-        if found is None or found == "" or isinstance(found, bool):
-            return None
+        if found is None or found == "" or isinstance(found, bool) or (found == 0 and not isinstance(found, str)):
+            return None  # 0 leads to the beginning: some say with it that nothing follows
         return str(found)
 
     def url(self, base: str, answer_url: str, mark: str) -> str:
@@ -233,8 +233,19 @@ def way_on(asked: PaginatorRequest, answer: Answer, facts: Facts, source: str) -
     if asked.style == "next":
         link = facts.link()
         at = steps_of(asked.next_path) if asked.next_path else (link.steps if link else ())
-        return ByNext(at, total_at)
-    return ByHeader(total_at)
+        return _leading_on(ByNext(at, total_at), answer, total_at, source)
+    return _leading_on(ByHeader(total_at), answer, total_at, source)
+
+
+def _leading_on(way: ByNext | ByHeader, answer: Answer, total_at: Steps | None, source: str) -> Way:
+    """Raises `SourceFailed` when there are more records by the source's own word, and no link to them."""
+    total = answer.number(total_at) or 0
+    if total > answer.count and way.mark(answer) is None:
+        raise SourceFailed(
+            f"{source} speaks of {total} records, its first answer has {answer.count} and no link to the others.",
+            hint=NAME_ONE,
+        )
+    return way
 
 
 def _found(asked: PaginatorRequest, answer: Answer, facts: Facts, source: str) -> Way:
@@ -245,7 +256,7 @@ def _found(asked: PaginatorRequest, answer: Answer, facts: Facts, source: str) -
         return _by_cursor(asked, facts, source, total_at)
     goes_on = total is not None or facts.flag(MORE) is not None or facts.flag(LAST) is not None
     if number_in_query(answer.asked, _QUERY_PAGE) or facts.number(PAGE):
-        if goes_on or pages:
+        if goes_on or pages or _looks_full(answer, facts):
             return _by_page(asked, answer, facts, total_at)
     elif goes_on and (number_in_query(answer.asked, _QUERY_OFFSET) or facts.number(OFFSET)):
         return _by_offset(asked, answer, facts, total_at)
@@ -263,6 +274,12 @@ def _found(asked: PaginatorRequest, answer: Answer, facts: Facts, source: str) -
     if pages and pages.value > 1:
         return _by_page(asked, answer, facts, total_at)
     return _nothing_more(answer, facts, total, source)
+
+
+def _looks_full(answer: Answer, facts: Facts) -> bool:
+    """Whether it tells its page and has as many records as it says a page has: there may be another one."""
+    size, page = facts.number(SIZE, least=1), facts.number(PAGE)
+    return page is not None and page.value <= 1 and size is not None and 1 < size.value <= answer.count
 
 
 def _nothing_more(answer: Answer, facts: Facts, total: int | None, source: str) -> Way:

@@ -298,11 +298,12 @@ class SourcePages:
 
     def _last_numbered(self, way: Numbered, answer: Answer) -> bool:
         """Whether this was the last page. Where numbers may lie, one page more is asked for."""
-        if not answer.count:
-            return True
+        self._empty = 0 if answer.count else self._empty + 1
+        expected = way.expected(self.total)
+        if not answer.count:  # sources that leave records out of full pages have empty ones in the middle too
+            return expected is None or self.index >= expected or self._empty >= MOST_EMPTY
         if (said := way.more(answer)) is not None and self.total is None:
             return not said
-        expected = way.expected(self.total)
         if expected is None:
             return False
         if way.pages_at is not None and self.total is None:

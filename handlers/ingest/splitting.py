@@ -19,7 +19,7 @@ LONGEST_RECORD = 16 * 1024 * 1024
 LONGEST_CELL = 4 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 _WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|"|[\[\]{},]', re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\Z")
 _TRUTH = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
 _lines = msgspec.json.Decoder(Raw)
@@ -29,7 +29,11 @@ csv.field_size_limit(LONGEST_CELL)  # of this process; nobody else here reads CS
 
 def json_lines(blocks: Iterable[bytes], source: str) -> Iterator[list[Item]]:
     """Records of NDJSON, a list for each block. Empty lines are passed over."""
+    begun = False
     for lines in _whole_lines(blocks, source):
+        if not begun and lines.lstrip().startswith(b"<"):
+            raise SourceFailed(f"{source} answers HTML or XML where NDJSON was expected.")
+        begun = begun or bool(lines.strip())
         wanted = sum(1 for line in lines.splitlines() if line.strip())
         try:
             found = _lines.decode_lines(lines)
@@ -160,6 +164,7 @@ def csv_rows(blocks: Iterable[bytes], kinds: Mapping[str, Kind], source: str) ->
             continue
         if names is None:
             names = _names(cells, source)
+            _look_at(names, kinds, source)
             continue
         rows.append(_row(names, cells, kinds))
         if len(rows) >= 1000:
@@ -174,6 +179,18 @@ def _names(cells: list[str], source: str) -> list[str]:
     if twice:
         raise SourceFailed(f"{source} has several columns called {', '.join(map(repr, twice[:5]))}.")
     return names
+
+
+def _look_at(names: list[str], kinds: Mapping[str, Kind], source: str) -> None:
+    """Raises `SourceFailed` for what is no table of these fields: a page to log in, an error's text."""
+    if names[0].startswith("<"):
+        raise SourceFailed(f"{source} answers HTML or XML where CSV was expected.")
+    if kinds and not {name.removeprefix("/") for name in kinds} & set(names):
+        shown = ", ".join(repr(name[:60]) for name in names[:5])
+        raise SourceFailed(
+            f"{source} has no column that the collection has: its first row is {shown}.",
+            hint="The first row of CSV names the columns; `source.fields` maps them to fields of the collection.",
+        )
 
 
 def _row(names: list[str], cells: list[str], kinds: Mapping[str, Kind]) -> Item:

@@ -68,7 +68,7 @@ def ingest(
             write_json(accepted) if as_json else show_accepted(accepted)
             return Exit.COMPLETED
         code = await wait_and_show(service, accepted, timeout, as_json, told=_tell_rejected)
-        if code is Exit.COMPLETED:  # that of a failed job stays, so that it can be retried
+        if code is Exit.COMPLETED:  # this event's job may have been over before; a failed one's file stays, for a retry
             await _remove(service, name)
         return code
 
@@ -85,11 +85,13 @@ def _source(source: str | None, file: Path | None) -> dict[str, Any]:
 
 async def _send_file(service: ServiceClient, event_id: str, file: Path) -> str:
     """Upload it under a name that the same event gives it again."""
+    from handlers.incoming import READ_ONCE
     from service.cli.packing import file_parcel
     from service.cli.uploading import LONGEST_NAME, name_of, upload
 
     mark = hashlib.sha256(event_id.encode()).hexdigest()[:16]
-    name = f"ingest-{mark}-{name_of(file)}"[-LONGEST_NAME:].lstrip("._-")
+    begun = f"{READ_ONCE}{mark}-"  # the service removes it when all of it is taken in
+    name = begun + name_of(file)[-(LONGEST_NAME - len(begun)) :]
     await upload(service, file_parcel(file), name, None, replace=True)
     return name
 
@@ -103,6 +105,8 @@ async def _remove(service: ServiceClient, name: str | None) -> None:
     try:
         await service.call("DELETE", f"/incoming/{segment(name)}")
     except Refused as error:
+        if error.problem.get("code") == "incoming_not_found":
+            return
         note(f"The uploaded file {name} stays there: {error.message}")
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from engines.calculating import Limits
 from engines.errors import CalculationRefused
 from handlers.base import ConnectionName
 from handlers.calculation import DEFAULT_STACK, StackName
@@ -31,8 +32,9 @@ from service.jobs import iso, new_id
 
 T = TypeVar("T")
 THREADS = web.AppKey("calculator_threads", ThreadPoolExecutor)
-MOST_THREADS = 16
-"""Requests that wait at once for a process, the ledger or a database; others wait for one of these."""
+FREE_THREADS = 16
+"""Requests that wait at once for the ledger or a database, or calculate what is cheap, while all who may wait for a
+process do; others wait for one of these."""
 
 ARITHMETIC = frozenset(
     {
@@ -49,8 +51,10 @@ ARITHMETIC = frozenset(
 KINDS = {"POSTGRES": "postgres", "MONGO": "mongodb", "SQLITE": "sqlite", "MYSQL": "mysql"}
 
 
-def threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=MOST_THREADS, thread_name_prefix="calculator")
+def threads(limits: Limits) -> ThreadPoolExecutor:
+    """Enough that those who wait for processes do not keep the others out: who would be too many is turned away."""
+    most = limits.processes + limits.waiting + FREE_THREADS
+    return ThreadPoolExecutor(max_workers=most, thread_name_prefix="calculator")
 
 
 async def end_threads(app: web.Application) -> None:
@@ -176,7 +180,7 @@ async def history(request: web.Request) -> web.Response:
         names = _history(request, calculator, options, single=False)
         if not names:
             raise wrong("connection", "No connection keeps calculations that name none; name one with `connection`.")
-        page = calculator.history.read(names, flavor=flavor, before=query.get("before"), limit=limit)
+        page = calculator.history.read(names, flavor=flavor, before=query.get("before") or None, limit=limit)
         body = json.dumps({"result": [_shown_entry(entry) for entry in page.entries]})
         return body.encode(), page.entries[0].id if page.more else None
 
@@ -266,7 +270,9 @@ def _number(size: int) -> bytes:
 
 
 def _answered(text: str | None) -> bytes:
-    return json.dumps({"result": shown(text or "0")}).encode()
+    """Put together by hand: an encoder looks at each of a million digits, and holds the interpreter meanwhile."""
+    result = shown(text or "0")
+    return b'{"result": %d}' % result if isinstance(result, int) else b'{"result": "%s"}' % result.encode("ascii")
 
 
 async def _carried_out(request: web.Request, work: Callable[[], bytes]) -> web.Response:

@@ -6,18 +6,17 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from aiohttp import web
 from pydantic_core import to_json
 
-from engines.errors import FlexError, ObjectMissing
+from engines.errors import ObjectMissing
 from engines.storage.base import Store
 from handlers.base import Fault
-from handlers.incoming import incoming_key
+from handlers.incoming import READ_ONCE, incoming_key
 from service import bodies
 from service.access import Principal
 from service.bodies import is_json
@@ -25,17 +24,17 @@ from service.event import Event
 from service.http.bodies import FORM, media_type, unpacked
 from service.http.events import acceptance
 from service.http.incoming import blocks, check_room, tell_to_go_on, uploading
-from service.http.keys import PARTS, Parts, records_of
+from service.http.keys import PARTS, records_of
 from service.http.problems import problem
 from service.http.query import refuse_others
-from service.http.waiting import POLL_SECONDS, awaited_event, wished_seconds
+from service.http.waiting import awaited_event, wished_seconds
 from service.intake import Refused
-from service.jobs import ENDED, Status, links, new_id
-from service.ledger.records import LedgerUnavailable
+from service.jobs import links, new_id
 
 log = structlog.get_logger(__name__)
 
 OPERATION = "ingest"
+COMPLETED = f"{OPERATION}.completed"
 USUAL_COLLECTION = "customers"
 USUAL_SECONDS = 300
 FILES = {"text/csv": "csv", "application/x-ndjson": "ndjson", "application/ndjson": "ndjson"}
@@ -55,27 +54,6 @@ STATUSES = {
     "worker_lost": 500,
 }
 """What a failed job is answered with, by its code; 422 for all others."""
-
-
-@dataclass
-class Tidying:
-    """Waits for the ends of jobs whose files are then no longer needed."""
-
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def after(self, parts: Parts, job_id: str, store: Store, name: str) -> None:
-        """Remove the file once the job has succeeded; that of a failed one stays, so that it can be retried."""
-        task = asyncio.create_task(_remove_after(parts, job_id, store, name), name=f"tidy {name}")
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def stop(self, _: web.Application) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-TIDYING = web.AppKey("tidying", Tidying)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +82,6 @@ async def post_ingest(request: web.Request) -> web.Response:
         if kept is not None and kept.fresh:
             await asyncio.to_thread(kept.store.delete, incoming_key(kept.name))
         raise
-    if kept is not None:
-        request.app[TIDYING].after(parts, accepted.job_id, kept.store, kept.name)
     wish = wished_seconds(request.headers.getall("Prefer", ()))
     seconds = USUAL_SECONDS if wish is None else wish
     told = await awaited_event(request, accepted.job_id, seconds)
@@ -113,14 +89,17 @@ async def post_ingest(request: web.Request) -> web.Response:
     if wish is not None:
         headers["Preference-Applied"] = f"wait={wish}"
     if told is not None:
-        return _end(json.loads(told), accepted.job_id, headers, from_body=kept is not None)
+        end = json.loads(told)
+        if kept is not None and kept.fresh and accepted.duplicate and end["type"] == COMPLETED:
+            await asyncio.to_thread(kept.store.delete, incoming_key(kept.name))  # its job had been over before
+        return _end(end, accepted.job_id, headers, from_body=kept is not None)
     body = to_json(acceptance(event, accepted))
     return web.Response(status=202, body=body, content_type="application/json", headers=headers)
 
 
 def _end(event: dict[str, Any], job_id: str, headers: dict[str, str], *, from_body: bool) -> web.Response:
     data = event["data"]
-    if event["type"] == f"{OPERATION}.completed":
+    if event["type"] == COMPLETED:
         body = {"status": "success", "records_processed": data["records_processed"]}
         return web.json_response(body, headers=headers)
     error = data["error"]
@@ -188,9 +167,9 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 def _stem(principal: Principal, collection: str, key: str | None) -> str:
     """What the file's name begins with: the same for the same request once more, so that it is the same event."""
     if key is None:
-        return f"ingest-{new_id()}"
+        return f"{READ_ONCE}{new_id()}"
     asked = json.dumps([principal.source, collection, key])
-    return f"ingest-{hashlib.sha256(asked.encode()).hexdigest()[:40]}"
+    return f"{READ_ONCE}{hashlib.sha256(asked.encode()).hexdigest()[:40]}"
 
 
 async def _file(
@@ -238,19 +217,3 @@ async def _hashed(body: AsyncIterator[bytes]) -> str:
     async for block in body:
         await asyncio.to_thread(digest.update, block)
     return digest.hexdigest()
-
-
-async def _remove_after(parts: Parts, job_id: str, store: Store, name: str) -> None:
-    with parts.hub.following(job_id) as follower:
-        while True:
-            with suppress(LedgerUnavailable):
-                job = await parts.ledger.job(job_id)
-                if job is None or job.status in ENDED:
-                    break
-            await follower.wait(POLL_SECONDS)
-    if job is None or job.status is not Status.SUCCEEDED:
-        return
-    try:
-        await asyncio.to_thread(store.delete, incoming_key(name))
-    except FlexError as error:
-        log.warning("upload_not_removed", name=name, error=str(error))

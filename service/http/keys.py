@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from engines.calculating import Limits
 from engines.registry import EngineRegistry
 from handlers.calculator import Calculator
 from handlers.repository import Repository
@@ -36,6 +37,8 @@ class RecordParts:
     threads: ThreadPoolExecutor
     """Where databases are waited for; not the worker's."""
     exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_EXPORTS))
+    export_wait: float = 30.0
+    """Seconds after which who still waits for one of them is sent away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Parts:
     """None where nothing keeps records, as in tests of the other doors."""
     calculator: Calculator | None = None
     """None where nothing calculates."""
+    calculations: Limits = field(default_factory=Limits)
 
 
 PARTS = web.AppKey("parts", Parts)

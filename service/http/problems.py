@@ -190,7 +190,9 @@ def of_exception(error: Exception) -> web.Response | None:
         case CalculationRefused():
             return problem(422, error.code, f"{error.message}. {error.hint}", reason=error.reason)
         case FlexError():
-            return problem(_status_of(error), error.code, f"{error.message} {error.hint}")
+            status = _status_of(error)
+            later = {"Retry-After": "5"} if status == 503 else None
+            return problem(status, error.code, f"{error.message} {error.hint}", headers=later)
         case web.HTTPException():
             code, detail = _HTTP_CODES.get(error.status, ("bad_request", "The request cannot be read."))
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from math import ceil
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
@@ -147,7 +149,7 @@ def _quality(parameters: list[str]) -> float:
 async def _exported(
     request: web.Request, records: RecordParts, name: str, params: Mapping[str, str], form: str
 ) -> web.StreamResponse:
-    async with records.exports:
+    async with turn_to_export(records):
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="export")  # one: some drivers insist on it
         try:
             export = await _in_thread(thread, lambda: records.repository.export(name, params, form))
@@ -157,6 +159,21 @@ async def _exported(
                 await _in_thread(thread, lambda: _close(export))
         finally:
             thread.shutdown(wait=False)
+
+
+@asynccontextmanager
+async def turn_to_export(records: RecordParts) -> AsyncIterator[None]:
+    """One of the few exports at once. Raises `Refused` (503) when none of the others ends in time."""
+    try:
+        async with asyncio.timeout(records.export_wait):
+            await records.exports.acquire()
+    except TimeoutError:
+        detail = "As many exports as there may be at once are being read; try again when one of them has ended."
+        raise Refused(503, "target_busy", detail, retry_after=ceil(records.export_wait)) from None
+    try:
+        yield
+    finally:
+        records.exports.release()
 
 
 def _close(export: Export) -> None:
@@ -172,8 +189,8 @@ async def _stream(request: web.Request, thread: ThreadPoolExecutor, export: Expo
         await response.prepare(request)
         return response
     block = await _in_thread(thread, lambda: next(export.blocks, None))  # before the status line: it may be a problem
+    request[BEGUN] = response  # whoever has gone away meanwhile is noticed from here on
     await response.prepare(request)
-    request[BEGUN] = response
     while block is not None:
         async with asyncio.timeout(QUIET_SECONDS):
             await response.write(block)

@@ -245,9 +245,7 @@ def make_app(parts: Parts) -> web.Application:
     )
     app[PARTS] = parts
     app[incoming.UPLOADS] = incoming.Uploads()
-    app[ingest.TIDYING] = tidying = ingest.Tidying()
-    app.on_shutdown.append(tidying.stop)
-    app[calculator.THREADS] = calculator.threads()
+    app[calculator.THREADS] = calculator.threads(parts.calculations)
     app.on_cleanup.append(calculator.end_threads)
     app[docs.OPENAPI] = document(ROUTES, handler_classes())
     app[docs.ASYNCAPI] = asyncapi_document(handler_classes())

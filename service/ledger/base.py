@@ -155,7 +155,9 @@ class Ledger(ABC):
         cursor: str | None = None,
         limit: int = 50,
     ) -> Page:
-        """Newest first. Raises `InvalidCursor`."""
+        """Newest first, without what is long in them: `data` is empty then, and `result_omitted` set.
+
+        Raises `InvalidCursor`."""
 
     @abstractmethod
     async def live_jobs(self) -> set[str]:

@@ -262,20 +262,35 @@ SELECT min(moment) AS moment FROM (
 SELECT * FROM jobs WHERE job_id = :job_id
 
 -- name: jobs
--- A page of jobs, newest first.
-SELECT * FROM jobs
+-- A page of jobs, newest first; what was asked and what came of it only up to :longest characters.
+SELECT seq, job_id, source, event_id, operation, connection, status, attempts, crashes, max_attempts, created_at, due_at,
+    started_at, ended_at, deadline_at, expires_at, cancel_requested, fencing_token, error, retry_of,
+    CASE WHEN length(data) > :longest THEN '{}' ELSE data END AS data,
+    CASE WHEN length(result) > :longest THEN NULL ELSE result END AS result,
+    coalesce(length(result), 0) > :longest AS result_omitted
+FROM jobs
 WHERE (:operation IS NULL OR operation = :operation) AND seq < :before
 ORDER BY seq DESC LIMIT :limit
 
 -- name: jobs_by_status
 -- A page of jobs in one status, newest first.
-SELECT * FROM jobs
+SELECT seq, job_id, source, event_id, operation, connection, status, attempts, crashes, max_attempts, created_at, due_at,
+    started_at, ended_at, deadline_at, expires_at, cancel_requested, fencing_token, error, retry_of,
+    CASE WHEN length(data) > :longest THEN '{}' ELSE data END AS data,
+    CASE WHEN length(result) > :longest THEN NULL ELSE result END AS result,
+    coalesce(length(result), 0) > :longest AS result_omitted
+FROM jobs
 WHERE status = :status AND (:operation IS NULL OR operation = :operation) AND seq < :before
 ORDER BY seq DESC LIMIT :limit
 
 -- name: jobs_by_connection
 -- A page of jobs of one connection, newest first.
-SELECT * FROM jobs
+SELECT seq, job_id, source, event_id, operation, connection, status, attempts, crashes, max_attempts, created_at, due_at,
+    started_at, ended_at, deadline_at, expires_at, cancel_requested, fencing_token, error, retry_of,
+    CASE WHEN length(data) > :longest THEN '{}' ELSE data END AS data,
+    CASE WHEN length(result) > :longest THEN NULL ELSE result END AS result,
+    coalesce(length(result), 0) > :longest AS result_omitted
+FROM jobs
 WHERE connection = :connection AND (:status IS NULL OR status = :status)
     AND (:operation IS NULL OR operation = :operation) AND seq < :before
 ORDER BY seq DESC LIMIT :limit

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from service.jobs import Job, Status
 from service.ledger.cursors import before, encode
 from service.ledger.queries import looking, sql
 from service.ledger.records import HistoryEntry, Page
-from service.ledger.rows import history_of, job_of
+from service.ledger.rows import Row, history_of, job_of
 from service.ledger.transaction import Session
 
+LONGEST_LISTED = 16_384
+"""Characters of a job's data or result in lists: 500 jobs of a million digits would be half a gigabyte."""
 LOOK_FOR_CLAIMABLE = looking(sql.claimable_jobs)
 
 
@@ -28,7 +31,7 @@ def jobs(
     cursor: str | None,
     limit: int,
 ) -> Page:
-    """By the index that narrows most: connection, else status, else none."""
+    """By the index that narrows most: connection, else status, else none. Without data and results that are long."""
     statement = sql.jobs_by_connection if connection else sql.jobs_by_status if status else sql.jobs
     values = {
         "status": status,
@@ -36,11 +39,16 @@ def jobs(
         "connection": connection,
         "before": before("jobs", cursor),
         "limit": limit + 1,
+        "longest": LONGEST_LISTED,
     }
     rows = session.all(statement, **values)
     more = len(rows) > limit
     rows = rows[:limit]
-    return Page([job_of(row) for row in rows], encode("jobs", [rows[-1]["seq"]]) if more else None)
+    return Page([_listed(row) for row in rows], encode("jobs", [rows[-1]["seq"]]) if more else None)
+
+
+def _listed(row: Row) -> Job:
+    return replace(job_of(row), result_omitted=bool(row["result_omitted"]))
 
 
 def next_due(session: Session) -> float | None:

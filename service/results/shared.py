@@ -34,7 +34,6 @@ class RedisResults:
                 socket_connect_timeout=TIMEOUT_SECONDS,
                 retry=None,
                 protocol=2,  # understood by every version; nothing of 3 is needed
-                decode_responses=True,
             )
         except ValueError:
             raise ValueError("FLEXDB_REDIS_URL: the URL cannot be read; it is like redis://host:6379/0.") from None
@@ -45,14 +44,15 @@ class RedisResults:
         if value is not None or self._resting():
             return value
         try:
-            found = self._far.get(PREFIX + key)
-        except (redis.RedisError, OSError, ValueError) as error:  # ValueError: somebody else's bytes under our key
+            found = self._far.getrange(PREFIX + key, 0, LARGEST_BYTES)  # no more, whatever others put there
+        except (redis.RedisError, OSError) as error:
             self._rest(error)
             return None
-        if not isinstance(found, str):
+        if not isinstance(found, bytes) or not 0 < len(found) <= LARGEST_BYTES or not found.isascii():
             return None
-        self._near.put(key, found)
-        return found
+        value = found.decode("ascii")
+        self._near.put(key, value)
+        return value
 
     def put(self, key: str, value: str) -> None:
         self._near.put(key, value)

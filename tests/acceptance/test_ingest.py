@@ -79,6 +79,15 @@ def test_a_whole_run_killed_in_its_middle_shows_nothing_until_it_is_there(servic
     assert total(service) == MANY
 
 
+def test_a_million_customers_come_whole(tmp_path: Path, postgres15_url: str, fresh_database: FreshDatabase) -> None:
+    shop = fresh_database(postgres15_url)
+    with customers(1_000_000) as url, running(tmp_path, {"shop": shop}, ALLOWED) as service:
+        asked = {"url": url, "paginator": {"style": "page", "size": 1000}}
+        result = service.complete("ingest", {"collection": "customers", "source": asked}, seconds=200)
+        assert (result["records_processed"], result["inserted"], result["rejected"]) == (1_000_000, 1_000_000, 0)
+        assert (result["gap"], result["duplicates"], total(service)) == (0, 0, 1_000_000)
+
+
 def test_replicas_share_a_stack_and_a_record(
     tmp_path: Path, postgres15_url: str, fresh_database: FreshDatabase
 ) -> None:

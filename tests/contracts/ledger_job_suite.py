@@ -62,6 +62,18 @@ class JobSuite:
         (follower,) = await world.claim()
         assert follower.job_id == found.job_id
 
+    async def test_a_list_leaves_out_what_is_long(self, world: World) -> None:
+        long, short = await world.running("long", data={"text": "x" * 20_000}), await world.running("short")
+        await world.ledger.finish_job(long.job_id, long.fencing_token, Status.SUCCEEDED, {"result": "9" * 20_000})
+        await world.ledger.finish_job(short.job_id, short.fencing_token, Status.SUCCEEDED, {"result": "9" * 10_000})
+        for page in (await world.ledger.jobs(), await world.ledger.jobs(status="succeeded")):
+            second, first = page.items
+            assert (first.data, first.result, first.result_omitted) == ({}, None, True)
+            assert (second.result, second.result_omitted) == ({"result": "9" * 10_000}, False)
+        whole = await world.job(long.job_id)
+        assert (whole.data, whole.result) == ({"text": "x" * 20_000}, {"result": "9" * 20_000})
+        assert "result_omitted" not in whole.as_json()
+
     async def test_an_end_that_comes_too_late_makes_no_job(self, world: World) -> None:
         job = await world.running("e1")
         later = Later("removal", None, {}, (), 0.0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import product
@@ -10,13 +11,20 @@ from typing import Any
 
 import pytest
 
-from engines.records.base import Condition, Order, PageQuery, RecordTable, keyset_fits
+from engines.records.base import Comparison, Condition, Order, PageQuery, RecordTable, keyset_fits
 from engines.records.fields import Field, Row
 from engines.run import Run
 from tests.contracts.record_cases import OpenTable, RecordCase, in_pieces, new_table, together
 from tests.contracts.record_values import KINDS, SAMPLES
 
-COMPARISONS = {"eq": eq, "ne": ne, "lt": lt, "lte": le, "gt": gt, "gte": ge}
+COMPARISONS: dict[Comparison, Callable[[Any, Any], bool]] = {
+    "eq": eq,
+    "ne": ne,
+    "lt": lt,
+    "lte": le,
+    "gt": gt,
+    "gte": ge,
+}
 
 
 @pytest.fixture
@@ -41,6 +49,20 @@ def test_every_comparison_means_the_same_everywhere(samples: tuple[RecordTable, 
             where = (Condition(name, comparison, value),)
             assert [row[0] for row in table.page(PageQuery(where=where))] == wanted, (name, comparison, value)
             assert table.count(where) == len(wanted)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_decimal_with_more_digits_than_a_column_holds_is_not_rounded_to_be_found(
+    opened: OpenTable, run: Run, sign: int
+) -> None:
+    numbers = [Decimal("-0.5"), Decimal(0), Decimal("0.5")]
+    table = opened(new_table(Field("number", "decimal")))
+    in_pieces(table, list(enumerate(numbers)), run)
+    fine = sign * Decimal("1E-34")
+    for comparison, holds in COMPARISONS.items():
+        wanted = [row for row, number in enumerate(numbers) if holds(number, fine)]
+        where = (Condition("number", comparison, fine),)
+        assert [row[0] for row in table.page(PageQuery(where=where))] == wanted, comparison
 
 
 def test_null_is_asked_for_and_compared_with_nothing(samples: tuple[RecordTable, list[Row]]) -> None:

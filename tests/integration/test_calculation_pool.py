@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from engines.arithmetic import ArithmeticEngine
-from engines.calculating import Calculated, Limits
+from engines.calculating import WAITING_EACH, Calculated, Limits
 from engines.errors import CalculationRefused, Stopped, TargetBusy
 from engines.run import StopReason, StopToken
 
@@ -163,10 +163,11 @@ def test_who_waits_for_a_process_can_be_stopped_too() -> None:
 
 
 def test_the_impatient_are_turned_away_when_many_wait() -> None:
-    with arithmetic() as engine, ThreadPoolExecutor(9) as threads:
+    most = WAITING_EACH + 1
+    with arithmetic() as engine, ThreadPoolExecutor(most) as threads:
         stop = StopToken()
-        futures = [threads.submit(calculated, engine, ENDLESS[0], *ENDLESS[1], stop=stop) for _ in range(9)]
-        waited_for(lambda: engine.pool.waiting == 8)
+        futures = [threads.submit(calculated, engine, ENDLESS[0], *ENDLESS[1], stop=stop) for _ in range(most)]
+        waited_for(lambda: engine.pool.waiting == WAITING_EACH)
         with pytest.raises(TargetBusy):
             calculated(engine, "fact", 30_000, patient=False)
         assert calculated(engine, "fact", 30, patient=False).exact, "what is cheap waits for nobody"

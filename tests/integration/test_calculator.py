@@ -22,7 +22,7 @@ from engines.run import Run, StopReason, StopToken
 from handlers.calculation import CalculationHandler, CalculationResult
 from handlers.calculator import Asking, Calculator
 from handlers.history import Entry, History
-from handlers.supplies import Stacks
+from handlers.supplies import ResultCache, Stacks
 from service.connections import NamedConnections
 from service.jobs import new_id
 from service.results.memory import MemoryResults
@@ -82,9 +82,11 @@ class World:
         self.stacks = DictStacks()
         self.history = History(self.connections, self.tables, ("here",))
 
-    def calculator(self, stacks: Stacks | None = None, *, caching: bool = True) -> Calculator:
+    def calculator(
+        self, stacks: Stacks | None = None, *, caching: bool = True, cache: ResultCache | None = None
+    ) -> Calculator:
         registry = EngineRegistry(arithmetic=lambda: self.engine)
-        return Calculator(registry, stacks or self.stacks, MemoryResults(), self.history, caching=caching)
+        return Calculator(registry, stacks or self.stacks, cache or MemoryResults(), self.history, caching=caching)
 
     def handler(self, stacks: Stacks | None = None) -> CalculationHandler:
         return CalculationHandler(self.calculator(stacks), self.connections)
@@ -398,6 +400,17 @@ def test_the_cache_can_be_left_out(world: World) -> None:
     assert len(world.engine.done) == 3
     off = world.calculator(caching=False)
     assert [off.calculate(*DEAR, asking()).cached for _ in range(2)] == [False, False]
+
+
+@pytest.mark.parametrize("rubbish", ["=", "=12a", "12", '="}', "=<b>", "=1\n", "=\u0663", "~1E5", "=--1", "=1.", "!12"])
+def test_what_others_wrote_into_the_cache_is_no_result(world: World, rubbish: str) -> None:
+    cache = MemoryResults()
+    calculator = world.calculator(cache=cache)
+    key = world.engine.prepare(*DEAR).key
+    cache.put(key, rubbish)
+    answer = calculator.calculate(*DEAR, asking())
+    assert (answer.cached, answer.text[:4] if answer.text else "") == (False, "1828")
+    assert (cache.get(key) or "").startswith("=1828"), "the right one took its place"
 
 
 def test_what_is_cheap_is_not_cached(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from engines.calculating import Limits
+from service.http.calculator import threads
 from tests.integration.real_service import Answer, Running, running
 
 CALCULATE = "/calculator/independent/calculate"
@@ -142,6 +145,7 @@ async def test_limits_of_the_service_are_problems(
 async def test_requests_that_make_no_sense_are_problems(service: Running, body: Any, status: int, code: str) -> None:
     answer = await service.ask("POST", CALCULATE, body)
     assert (answer.status, answer.code) == (status, code)
+    assert ("Retry-After" in answer.headers) == (status == 503)
 
 
 async def test_a_stack_by_its_calls(service: Running) -> None:
@@ -269,9 +273,47 @@ async def test_a_calculation_is_an_event_too(service: Running) -> None:
     assert await size(service, "by-event") == 1
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"operation": "fact", "arguments": [true]}',
+        b'{"operation": "fact", "arguments": [[5]]}',
+        b'{"operation": "plus", "arguments": [1e400, 1]}',
+    ],
+)
+async def test_what_no_attempt_could_read_is_refused_before_it_is_a_job(service: Running, body: bytes) -> None:
+    before = (await service.get("/jobs?limit=1"))["data"]
+    answer = await service.ask("POST", "/hooks/calculation", body, {"Content-Type": "application/json"})
+    assert (answer.status, answer.code) == (422, "invalid_request")
+    event = b'{"specversion": "1.0", "id": "1", "source": "/x", "type": "calculation.requested", "data": %s}' % body
+    answer = await service.ask("POST", "/events", event, {"Content-Type": "application/cloudevents+json"})
+    assert (answer.status, answer.code) == (422, "invalid_request")
+    assert (await service.get("/jobs?limit=1"))["data"] == before
+
+
+async def test_those_who_wait_for_processes_leave_room_for_others() -> None:
+    limits, end = Limits(processes=2), threading.Event()
+    pool = threads(limits)
+    try:
+        waiting = [pool.submit(end.wait, 10) for _ in range(limits.processes + limits.waiting)]
+        assert pool.submit(lambda: "at once").result(1) == "at once"
+        assert not any(one.done() for one in waiting)
+    finally:
+        end.set()
+        pool.shutdown()
+
+
+async def test_a_number_that_json_readers_do_not_take_is_told_as_that(service: Running) -> None:
+    long = "9" * 5000
+    answer = await service.ask("POST", CALCULATE, f'{{"operation": "plus", "arguments": [1, {long}]}}'.encode())
+    assert (answer.status, answer.code) == (400, "malformed_json")
+    assert "send it as text" in answer.json["detail"]
+    assert (await calculate(service, "plus", 0, long)).json == {"result": long}
+
+
 async def test_a_dear_wish_of_a_stranger_neither_stalls_nor_stops_the_service(service: Running) -> None:
     """Each takes several times what it may, and only one can be worked at: others are answered meanwhile."""
-    wishes = [asyncio.create_task(calculate(service, "fact", 1_500_000, cache=False, history=[])) for _ in range(12)]
+    wishes = [asyncio.create_task(calculate(service, "fact", 1_500_000, cache=False, history=[])) for _ in range(8)]
     while not all(wish.done() for wish in wishes):
         answer = await asyncio.wait_for(service.ask("GET", "/livez"), 1)
         assert answer.status == 200

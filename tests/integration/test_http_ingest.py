@@ -135,7 +135,28 @@ async def test_a_file_is_taken_in_and_then_removed(books: Books, headers: dict[s
     succeeded(await send(books, body, headers), 2)
     first, second = (await books.page())["data"]
     assert (first["title"], first["price"], second["price"]) == ("One", Decimal("0.10"), None)
-    await until(lambda: none_left(books.service))
+    assert await left(books.service) == []
+
+
+async def test_a_retry_of_a_failed_job_finds_its_file_and_then_removes_it(books: Books) -> None:
+    failed = await send(books, b"isbn,title\n1,One\n,None\n", CSV | {"Prefer": "wait=0"})
+    assert (await books.service.ended(job_of(failed))).status is Status.SUCCEEDED  # rejects are no failure
+    assert await left(books.service) == []
+    failed = await send(books, BROKEN, JSON)
+    (name,) = await left(books.service)
+    better = await books.service.ask("PUT", f"/incoming/{name}?replace=true", b'[{"isbn": "1", "title": "One"}]')
+    assert better.status == 200
+    retried = await books.service.ask("POST", f"/jobs/{job_of(failed)}/retry")
+    assert (await books.service.ended(retried.json["job_id"])).status is Status.SUCCEEDED
+    assert await left(books.service) == []
+
+
+async def test_a_file_that_somebody_uploaded_stays(books: Books) -> None:
+    assert (await books.service.ask("PUT", "/incoming/ingest-mine.csv", b"isbn,title\n1,One\n")).status == 201
+    data = {"collection": books.name, "source": {"upload": "ingest-mine.csv"}}
+    succeeded(await books.service.ask("POST", "/api/ingest", data), 1)
+    assert await left(books.service) == ["ingest-mine.csv"]
+    assert (await books.service.ask("DELETE", "/incoming/ingest-mine.csv")).status == 204
 
 
 async def test_a_file_larger_than_any_body_is_streamed(books: Books) -> None:
@@ -151,7 +172,7 @@ async def test_the_file_of_a_failed_job_is_kept_for_another_try(books: Books) ->
     answer = await send(books, BROKEN, JSON)
     assert (answer.status, answer.code) == (422, "source_failed")
     kept = await left(books.service)
-    assert len(kept) == 1 and kept[0].startswith("ingest-")
+    assert len(kept) == 1 and kept[0].startswith("_ingest-")
     assert (await books.service.ask("DELETE", f"/incoming/{kept[0]}")).status == 204
 
 
@@ -161,7 +182,7 @@ async def test_the_same_file_under_the_same_key_is_the_same_job(books: Books) ->
     again = await send(books, body, CSV, Idempotency_Key="file-1")
     succeeded(again, 1)
     assert job_of(again) == job_of(first)
-    await until(lambda: none_left(books.service))
+    assert await left(books.service) == []
 
 
 async def test_another_file_under_a_key_whose_file_is_still_there_is_refused(books: Books) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,8 @@ import pytest
 import pytest_asyncio
 
 from handlers.ready import READY
+from service.http.records import turn_to_export
+from service.intake import Refused
 from tests.integration.real_service import TOKEN, Running
 from tests.integration.records_world import Books, administer, exactly, records_service
 
@@ -277,6 +280,18 @@ async def test_readers_who_leave_in_the_middle_of_a_file_hold_nothing(service: R
         writer.transport.abort()
     whole = await books.ask("GET", "?format=ndjson")
     assert whole.body.count(b"\n") == 100_000
+
+
+async def test_who_waits_too_long_for_an_export_is_sent_away(service: Running) -> None:
+    records = replace(service.service.records.parts(), exports=asyncio.Semaphore(1), export_wait=0.01)
+    async with turn_to_export(records):
+        with pytest.raises(Refused) as told:
+            async with turn_to_export(records):
+                pass
+    assert (told.value.status, told.value.code, told.value.retry_after) == (503, "target_busy", 1)
+    async with turn_to_export(records):  # the first has given back what it had, the second nothing
+        assert records.exports.locked()
+    assert not records.exports.locked()
 
 
 # ---------------------------------------------------------------- tables and databases

@@ -159,6 +159,16 @@ def test_more_records_without_a_way_to_them_is_a_failure_and_not_the_first_page(
     assert not world.things.rows
 
 
+@pytest.mark.parametrize("style", ["next", "link"])
+def test_a_named_paginator_that_leads_nowhere_is_a_failure(
+    world: IngestWorld, source: FaultySource, style: str
+) -> None:
+    with pytest.raises(SourceFailed) as caught:
+        world.ingest({"url": source.serves(paged(things(1000))), "paginator": style})
+    assert "no link" in caught.value.message
+    assert world.ingest({"url": source.serves(paged(things(10))), "paginator": style}).records_processed == 10
+
+
 def test_a_total_in_a_header_counts_too(world: IngestWorld, source: FaultySource) -> None:
     with pytest.raises(SourceFailed):
         world.ingest(source.serves(lambda query: web.json_response(things(10), headers={"X-Total-Count": "95"})))
@@ -260,6 +270,54 @@ def test_a_total_that_is_too_small_loses_nothing(world: IngestWorld, source: Fau
 def test_a_total_that_is_too_large_is_told_as_a_gap(world: IngestWorld, source: FaultySource) -> None:
     result = world.ingest(source.serves(paged(things(950), total=1200)))
     assert (result.records_processed, result.gap) == (950, 250)
+
+
+def test_an_error_with_an_empty_array_in_the_middle_is_no_end(world: IngestWorld, source: FaultySource) -> None:
+    good = paged(things(1000))
+
+    def behaviour(query: Query) -> Any:
+        return {"data": [], "error": "try later"} if query.get("page") == "3" else good(query)
+
+    with pytest.raises(SourceFailed) as caught:
+        world.ingest(source.serves(behaviour))
+    assert "speaks of an error" in caught.value.message
+
+
+@pytest.mark.parametrize("told", [{"total_pages": 5}, {"total": 50, "limit": 10}])
+def test_a_page_without_records_in_the_middle_is_no_end(world: IngestWorld, source: FaultySource, told: Any) -> None:
+    """Sources that leave out what the caller may not see do so page by page."""
+
+    def behaviour(query: Query) -> Any:
+        page = int(query.get("page", "1"))
+        rows = things(10, page * 10 - 9) if page <= 5 and page not in (2, 3) else []
+        return {"data": rows, "page": page} | told
+
+    assert world.ingest(source.serves(behaviour)).records_processed == 30
+    assert len(source.asked) <= 6
+
+
+def test_pages_said_to_be_empty_without_end_are_cut_off(world: IngestWorld, source: FaultySource) -> None:
+    assert world.ingest(source.serves(paged(things(950), total=10**9))).records_processed == 950
+    assert len(source.asked) < 300
+
+
+@pytest.mark.parametrize("told", [{"total": 5}, {}])
+def test_a_full_first_page_is_not_all_though_the_total_is_missing_or_that_of_pages(
+    world: IngestWorld, source: FaultySource, told: Any
+) -> None:
+    def behaviour(query: Query) -> Any:
+        page = int(query.get("page", "1"))
+        return {"data": things(45)[page * 10 - 10 : page * 10], "page": page, "limit": 10} | told
+
+    assert world.ingest(source.serves(behaviour)).records_processed == 45
+
+
+def test_a_cursor_of_zero_is_the_end(world: IngestWorld, source: FaultySource) -> None:
+    def behaviour(query: Query) -> Any:
+        at = int(query.get("cursor", "0"))
+        return {"data": things(10, at + 1), "next_cursor": at + 10 if at < 40 else 0}
+
+    assert world.ingest(source.serves(behaviour)).records_processed == 50
 
 
 def test_rows_that_move_between_pages_are_read_again_until_none_is_missing(
@@ -575,6 +633,23 @@ def test_an_incremental_source_is_asked_for_what_is_new(world: IngestWorld, sour
     assert asked_for == ["2025-01-01T00:00:00Z", "2026-01-02T03:04:05Z", "2025-01-01T00:00:00Z"]
 
 
+def test_a_source_with_finer_times_than_are_kept_is_asked_from_just_below(
+    world: IngestWorld, source: FaultySource
+) -> None:
+    """What lies between a time and its rounded value would be passed over for ever."""
+    rows = [thing(1, changed="2026-01-02T03:04:05.123456700Z"), thing(2, changed="2026-01-02T03:04:05.123456800Z")]
+    came = rows[:1]
+
+    def behaviour(query: Query) -> Any:
+        since = query.get("since", "").rstrip("Z")
+        return [row for row in came if row["changed"].rstrip("Z") >= since]
+
+    given = {"url": source.serves(behaviour), "incremental": {"field": "changed", "parameter": "since"}}
+    assert world.ingest(given).bookmark == "2026-01-02T03:04:05.123456Z"
+    came = rows
+    assert world.ingest(given).inserted == 1
+
+
 def test_a_run_that_failed_moves_no_bookmark(world: IngestWorld, source: FaultySource) -> None:
     rows = [thing(number, changed=f"2026-01-01T00:00:{number % 60:02}Z") for number in range(1, 201)]
     good = paged(rows, size=50)
@@ -681,6 +756,54 @@ def test_what_came_before_a_failure_is_written(world: IngestWorld) -> None:
     with pytest.raises(SourceFailed):
         world.ingest({"upload": "a.json"})
     assert len(world.things.rows) == 2500
+
+
+def test_a_file_for_one_job_is_removed_once_its_records_are_in(world: IngestWorld) -> None:
+    for name in ("_ingest-1.ndjson", "ingest-1.ndjson"):
+        world.store.put(incoming_key(name), b'{"id": 1}\n')
+        run = world.new_run()
+        assert world.ingest({"upload": name}, run=run).inserted == 1
+        again = world.ingest({"upload": name}, run=world.new_run(job_id=run.job_id, attempt=2))
+        assert again.inserted == 1
+        world.things.rows.clear()
+    assert [item.key for item in world.store.list()] == [incoming_key("ingest-1.ndjson")]
+
+
+def test_a_file_for_one_job_stays_when_that_fails(world: IngestWorld) -> None:
+    world.store.put(incoming_key("_ingest-1.json"), b'[{"id": 1}')
+    with pytest.raises(SourceFailed):
+        world.ingest({"upload": "_ingest-1.json"})
+    assert len(list(world.store.list())) == 1
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])])
+@pytest.mark.parametrize(
+    ("name", "data"), [("/x.csv.gz", b"id,name\n1,a\n2,b\n"), ("/x.jsonl.gz", b'{"id": 1}\n{"id": 2}\n')]
+)
+def test_a_packed_file_by_url_is_unpacked(
+    world: IngestWorld, source: FaultySource, name: str, data: bytes, packed: Any
+) -> None:
+    url = source.serves(lambda query: web.Response(body=packed(data), content_type="application/gzip"), name)
+    assert world.ingest(url).records_processed == 2
+    cut = source.serves(lambda query: web.Response(body=packed(data)[:-9], content_type="application/gzip"), name)
+    with pytest.raises(SourceFailed):
+        world.ingest(cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (name, text)
+        for name in ("/x.csv", "/x.ndjson", "/x.json")
+        for text in ("<html>Log in</html>", "\n <?xml?>\n<a/>")
+    ]
+    + [("/x.csv", '{"error": "who are you?"}'), ("/x.json", '{"error": "who are you?"}')],
+)
+def test_something_else_instead_of_a_file_is_no_empty_file(
+    world: IngestWorld, source: FaultySource, name: str, text: str
+) -> None:
+    with pytest.raises(SourceFailed):
+        world.ingest(source.serves(lambda query: web.Response(text=text), name))
 
 
 def test_a_file_that_is_not_there_is_told(world: IngestWorld) -> None:

@@ -239,6 +239,16 @@ def test_the_page_after_one_that_was_read_is_not_counted_out_from_the_start(worl
     assert world.ids(page="5", limit="3") == []
 
 
+def test_a_page_past_the_end_is_empty_though_its_beginning_was_once_known(world: World) -> None:
+    world.fill(8)
+    assert world.ids(limit="5", page="2") == [6, 7, 8]
+    assert len(world.ids(limit="5")) == 5
+    world.do("DELETE FROM things WHERE id <= 5")
+    assert world.ids(limit="5") == [6, 7, 8]
+    page = world.repository.page("things", {"limit": "5", "page": "2"})
+    assert (page.rows, page.total, page.next) == ([], 3, None)
+
+
 def test_a_large_total_is_counted_again_after_a_while_or_after_an_own_write(world: World) -> None:
     world.fill(4)
     repository = world.repository

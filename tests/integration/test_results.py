@@ -98,8 +98,13 @@ def test_what_others_wrote_there_is_no_result(server: OwnRedis) -> None:
     cache = RedisResults(server.url, pause=0)
     with redis.Redis(port=server.port) as client:
         client.set(f"{PREFIX}odd", b"\xff\xfe")
+        client.set(f"{PREFIX}long", b"=" + b"9" * 2 * LARGEST_BYTES)
         client.lpush(f"{PREFIX}list", "x")
-    assert (cache.get("odd"), cache.get("list")) == (None, None)
+        client.set(f"{PREFIX}ours", b"=9")
+    with structlog.testing.capture_logs() as logged:
+        assert [cache.get(key) for key in ("odd", "long", "ours")] == [None, None, "=9"]
+    assert logged == [], "a Redis that holds odd things is no Redis that is away"
+    assert cache.get("list") is None
     cache.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from engines.artefacts.manifest import MANIFEST_NAME
@@ -68,6 +69,19 @@ async def test_what_an_upload_left_that_died_is_removed_after_a_day(tmp_path: Pa
     async with open_ledger(tmp_path / "ledger.sqlite") as ledger:
         assert await StorageSweep(ledger, NamedStores({"default": store})).run() == (1, 0)
     assert [path.name for path in folder.iterdir()] == [".alive.part-0123456789abcdef"]
+
+
+async def test_a_file_of_one_job_is_removed_when_that_cannot_be_retried_any_more(tmp_path: Path) -> None:
+    store = open_store("default", str(tmp_path / "storage"))
+    now = time.time()
+    ages = {"_ingest-old.csv": 40, "_ingest-new.csv": 20, "ingest-of-somebody.csv": 400}
+    for name, days in ages.items():
+        store.put(incoming_key(name), b"id\n1\n")
+        os.utime(tmp_path / "storage" / incoming_key(name), (now - days * 86400,) * 2)
+    async with open_ledger(tmp_path / "ledger.sqlite") as ledger:
+        sweep = StorageSweep(ledger, NamedStores({"default": store}), keep=timedelta(days=30))
+        assert await sweep.run() == (1, 0)
+    assert {item.key for item in store.list()} == {incoming_key(name) for name in list(ages)[1:]}
 
 
 def manifest(backup_id: str) -> bytes:

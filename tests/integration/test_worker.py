@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from engines.errors import AccessDenied, ArtefactDamaged, TargetUnavailable
+from engines.errors import AccessDenied, ArtefactDamaged, SourceUnavailable, TargetUnavailable
 from engines.run import Progress, Run, StopReason
 from handlers.base import Handler, Outcome, Request, Result
 from service.endings import Backoff
@@ -260,6 +260,13 @@ async def test_a_retry_that_would_begin_after_the_deadline_is_not_waited_for(
     async with working(ledger, Scripted(raising(TargetUnavailable("away"))), tmp_path, slow):
         job = await ended(ledger, await accept(ledger, "scripted", deadline_seconds=20), 5)
     assert job.error is not None and job.error["code"] == "target_unavailable"
+
+
+async def test_a_retry_waits_for_as_long_as_the_source_asked_for(ledger: SQLiteLedger, tmp_path: Path) -> None:
+    busy = SourceUnavailable("busy", details={"retry_after": 3600})
+    async with working(ledger, Scripted(raising(busy)), tmp_path):
+        job = await ended(ledger, await accept(ledger, "scripted", deadline_seconds=1800), 5)
+    assert (job.status, job.attempts) == (Status.FAILED, 1)  # without the wish it would be tried again at once
 
 
 async def test_a_running_job_is_canceled_by_the_ledgers_hint(patient_ledger: SQLiteLedger, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bodies import parse
+from service.bodies import parse, parse_exact
 from service.cloudevents import from_structured
 from service.event import Event
 from service.http.cloudevents import from_binary
@@ -195,6 +195,14 @@ def test_binary_mode_says_the_data_type_in_content_type_only() -> None:
 def test_what_is_not_json_in_utf_8_is_malformed(body: bytes) -> None:
     with pytest.raises(Refused) as refused:
         parse(body)
+    assert (refused.value.status, refused.value.code) == (400, "malformed_json")
+
+
+@pytest.mark.parametrize("read", [parse, parse_exact])
+def test_a_name_that_is_given_twice_is_refused_however_deep(read: Callable[[bytes], Any]) -> None:
+    assert read(b'{"data": {"records": [{"id": 1}, {"id": 1}]}}') == {"data": {"records": [{"id": 1}, {"id": 1}]}}
+    with pytest.raises(Refused, match="'id' twice") as refused:
+        read(b'{"data": {"records": [{"id": 1, "id": 2}]}}')
     assert (refused.value.status, refused.value.code) == (400, "malformed_json")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,9 +17,15 @@ from engines.errors import TargetUnavailable, UnknownCollection
 from engines.records.base import RecordEngine, RecordTable
 from engines.records.fields import Table
 from engines.registry import EngineRegistry
+from engines.run import Run
+from handlers.base import Fault, Handler, Outcome, Result
 from handlers.ready import READY
+from handlers.records import RecordsRequest
+from service.access import ADMIN
 from service.collections import InvalidDeclaration, NamedCollections, file_collections, ready_collections
 from service.connections import NamedConnections
+from service.event import Event
+from service.intake import Intake, Refused
 from service.ledger.base import Ledger
 from tests.spine import Trouble, open_ledger, until
 
@@ -66,6 +73,38 @@ def a_file(folder: Path, content: Any, name: str = "collections.json") -> Path:
 
 def from_file(path: Path) -> Sequence[Any]:
     return file_collections(path, CONNECTIONS, ENGINES)
+
+
+class Shelved(Handler[RecordsRequest]):
+    """Needs nothing but that there is such a collection."""
+
+    operation = "records"
+    request_model = RecordsRequest
+    result_model = Result
+
+    def __init__(self, named: NamedCollections) -> None:
+        self._named = named
+
+    def faults(self, request: RecordsRequest) -> list[Fault]:
+        try:
+            self._named.collection(request.collection)
+        except UnknownCollection as error:
+            return [Fault("/collection", error.message)]
+        return []
+
+    def run(self, request: RecordsRequest, run: Run) -> Outcome:
+        raise NotImplementedError
+
+
+async def test_an_event_finds_a_collection_whose_hint_has_not_come_yet(ledger: Ledger) -> None:
+    named = NamedCollections(ledger)
+    intake = Intake(ledger, {"records": Shelved(named)}, lambda url: None, look_again=named.load)
+    await ledger.put_collection("books", books())  # as another replica does
+    event = Event("e1", "tests", "records", {"collection": "books", "records": [1]})
+    assert (await intake.accept(event, ADMIN)).status == "queued"
+    with pytest.raises(Refused) as told:
+        await intake.accept(replace(event, id="e2", data={"collection": "none", "records": [1]}), ADMIN)
+    assert [fault.pointer for fault in told.value.faults] == ["/collection"]
 
 
 # ---------------------------------------------------------------- which one counts

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -227,6 +228,16 @@ def test_cutting_by_brackets_finds_what_a_parser_finds(array: list[Any], mapping
 def test_what_cannot_be_cut_is_told(data: bytes) -> None:
     with pytest.raises(ValueError):
         items(data) if data[:1] == b"[" else members(data)
+
+
+def test_an_answer_that_ends_within_a_string_is_seen_at_once() -> None:
+    """Trying every quote in it as a beginning would take days, with the interpreter held."""
+    for data in (b'["' + b'\\"' * 500_000, b'{"a": "' + b'\\"' * 500_000):
+        began = time.monotonic()
+        with pytest.raises(ValueError, match="does not end"):
+            items(data) if data.startswith(b"[") else members(data)
+        assert time.monotonic() - began < 10
+    assert next_in_header("<" * 500_000) is None
 
 
 def test_digging() -> None:

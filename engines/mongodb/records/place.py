@@ -36,19 +36,22 @@ class Place:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._users = 0
+        """How many are using the client now: it is not closed under them."""
+        self._closed = False
         self._seen = float("-inf")
 
     @contextmanager
     def reached(self, *, seconds: float | None = None) -> Iterator[Database[Document]]:
         """The database, for calls that take so long together at most; driver errors come out translated."""
-        with self._translating(), pymongo.timeout(self._seconds if seconds is None else seconds):
-            yield user_database(self._opened(), self.address)
+        limit = self._seconds if seconds is None else seconds
+        with self._translating(), self._used() as client, pymongo.timeout(limit):
+            yield user_database(client, self.address)
 
     @contextmanager
     def unhurried(self) -> Iterator[tuple[Client, Database[Document]]]:
         """As `reached`, without a limit for all of it."""
-        with self._translating():
-            client = self._opened()
+        with self._translating(), self._used() as client:
             yield client, user_database(client, self.address)
 
     @contextmanager
@@ -60,11 +63,19 @@ class Place:
         except UnicodeEncodeError as error:
             raise RecordRefused("A text holds characters that are no Unicode text.") from error
 
-    def _opened(self) -> Client:
+    @contextmanager
+    def _used(self) -> Iterator[Client]:
         with self._lock:
             if self._client is None:
                 self._client = kept_client(self.address, "flexdb")
-            return self._client
+            client = self._client
+            self._users += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._users -= 1
+            self._close_unused()
 
     def documents(self, database: Database[Document]) -> Collection[Document]:
         """The collection; raises `CollectionMismatch` where it is not there: to MongoDB it would just be empty."""
@@ -82,7 +93,14 @@ class Place:
         self._seen = float("-inf")
 
     def close(self) -> None:
+        """Now, or when the last of those who use the client has done."""
+        self._closed = True
+        self._close_unused()
+
+    def _close_unused(self) -> None:
         with self._lock:
+            if not self._closed or self._users:
+                return
             client, self._client = self._client, None
         if client is not None:
             client.close()

@@ -130,7 +130,7 @@ def _decimal_out(field: Field, value: Any) -> Decimal:
 
 
 def _float_out(_: Field, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value - value != 0:
         raise TypeError
     return float(value)
 

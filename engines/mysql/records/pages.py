@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engines.mysql.records.shape import Shape
-from engines.mysql.records.values import into, mark
+from engines.mysql.records.values import into, mark, next_below
 from engines.mysql.session import quoted
 from engines.records.base import Condition, Order, PageQuery
 from engines.records.fields import Row
@@ -78,12 +78,17 @@ def _holds(shape: Shape, asked: Condition) -> Part:
     field, operand = shape.table.fields[position], shape.operand(position)
     if asked.value is None:
         return {"eq": f"{operand} IS NULL", "ne": f"{operand} IS NOT NULL"}.get(asked.comparison, "FALSE"), []
-    given, other = into(field, asked.value), mark(field, asked.value)
-    if asked.comparison == "eq":
+    value, comparison = asked.value, asked.comparison
+    if field.kind == "decimal" and (below := next_below(value)) is not None:
+        if comparison in ("eq", "ne"):
+            return ("TRUE" if comparison == "ne" else "FALSE"), []
+        value, comparison = below, "lte" if comparison in ("lt", "lte") else "gt"
+    given, other = into(field, value), mark(field, value)
+    if comparison == "eq":
         return shape.equal(position, other), [given] * shape.times_asked(position)
-    if asked.comparison == "ne":
+    if comparison == "ne":
         return f"NOT ({operand} <=> {other})", [given]
-    return f"{operand} {_SIGNS[asked.comparison]} {other}", [given]
+    return f"{operand} {_SIGNS[comparison]} {other}", [given]
 
 
 def _ordered(shape: Shape, order: Sequence[Order]) -> str:

@@ -164,6 +164,15 @@ def shape_of(opened: Session, table: Table) -> Shape:
     return Shape(table, columns, binary_collation(opened))
 
 
+def expect_fitting(shape: Shape) -> None:
+    """Raises `CollectionMismatch` where somebody has narrowed a column since it was prepared: the server would round
+    decimals without a word."""
+    for field, column in zip(shape.table.fields, shape.columns, strict=True):
+        reason = problem(field, column, is_key=field.name == shape.table.key)
+        if reason is not None:
+            raise CollectionMismatch(f"Table {shape.table.name!r}: the column {field.name!r} {reason}.")
+
+
 def missing_table(table: Table) -> CollectionMismatch:
     return CollectionMismatch(
         f"There is no table {table.name!r}.", hint="Declare the collection again, which makes its table."

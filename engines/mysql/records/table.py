@@ -17,7 +17,7 @@ from engines.mysql.records import pages
 from engines.mysql.records.merging import MovedError
 from engines.mysql.records.preparing import prepare
 from engines.mysql.records.sessions import Sessions, settle
-from engines.mysql.records.shape import NO_SUCH_TABLE, Shape, missing_table, shape_of
+from engines.mysql.records.shape import NO_SUCH_TABLE, Shape, expect_fitting, missing_table, shape_of
 from engines.mysql.records.single import Single
 from engines.mysql.records.values import row_out
 from engines.mysql.records.writer import PieceWriter, WholeWriter
@@ -137,7 +137,9 @@ class MySQLTable(RecordTable):
             settle(opened)
             kind = WholeWriter if whole else PieceWriter
             try:
-                yield kind(opened, shape_of(opened, self._table), self._address, run)
+                shape = shape_of(opened, self._table)
+                expect_fitting(shape)
+                yield kind(opened, shape, self._address, run)
             except MovedError as error:
                 raise TargetBusy("Others write the same records all the time.") from error
             finally:

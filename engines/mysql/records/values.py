@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 from engines.errors import CollectionMismatch
-from engines.mysql.records.definition import digits
+from engines.mysql.records.definition import LARGEST_SCALE, digits
 from engines.mysql.records.shape import Shape
 from engines.records.fields import Field, Row, Value
+from engines.records.json_text import is_json
 
 Convert = Callable[[Any], Any]
+_FINEST = Decimal(1).scaleb(-LARGEST_SCALE)
+_WIDE = Context(prec=200)
 
 
 def _decimal_in(value: Decimal) -> str:
@@ -46,6 +49,13 @@ def mark(field: Field, value: Value) -> str:
     return f"CAST(%s AS DECIMAL({min(whole + scale, 65)},{scale}))"
 
 
+def next_below(value: Decimal) -> Decimal | None:
+    """The greatest that a column can hold below a value with more digits behind the point than any column has; the
+    server would round it, and find what is not asked for. None: a column can hold the value itself."""
+    below = value.quantize(_FINEST, ROUND_FLOOR, _WIDE)
+    return None if below == value else below
+
+
 def row_out(fields: Sequence[Field], found: Sequence[Any]) -> Row:
     """Raises `CollectionMismatch` for a date that is none, as servers without strict mode may hold."""
     return tuple(value if value is None else _out(field, value) for field, value in zip(fields, found, strict=True))
@@ -61,6 +71,8 @@ def _out(field: Field, value: Any) -> Value:
         if not isinstance(value, datetime):
             raise CollectionMismatch(f"The column {field.name!r} holds {str(value)[:40]!r}, which is no time.")
         return value.replace(tzinfo=UTC)
+    if kind == "json" and not is_json(value):
+        raise CollectionMismatch(f"The column {field.name!r} holds a text that is no JSON.")
     if kind == "date" and not isinstance(value, date):
         raise CollectionMismatch(f"The column {field.name!r} holds {str(value)[:40]!r}, which is no date.")
     return value

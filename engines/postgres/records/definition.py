@@ -60,7 +60,7 @@ def prepare(opened: Connection, table: Table, *, change: bool) -> Prepared:
         if change:
             _make(opened, table)
         return Prepared(created=True)
-    notes = _compare(table, shape)
+    notes = compare(table, shape)
     missing = _missing(table, shape)
     if missing:
         _expect_addable(opened, table, missing)
@@ -125,7 +125,7 @@ def _add(opened: Connection, table: Table, missing: list[Field]) -> None:
         execute(opened, SQL(" ").join(words), parameters)
 
 
-def _compare(table: Table, shape: Shape) -> tuple[str, ...]:
+def compare(table: Table, shape: Shape) -> tuple[str, ...]:
     """Notes on what differs without harm. Raises `CollectionMismatch` for what does harm."""
     if shape.kind not in (_ORDINARY, _PARTITIONED):
         raise CollectionMismatch(f"{table.name!r} is no table: records cannot be kept in it.")

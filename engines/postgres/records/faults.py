@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg2
 
 from engines.command import redact
 from engines.errors import CollectionMismatch, FlexError, RecordRefused
 from engines.postgres.connection import Address, translated
+from engines.postgres.records.naming import UNFIT
 from engines.records.fields import Table
 
 UNIQUE = "23505"
@@ -18,6 +21,7 @@ _REFUSING_CLASSES = ("22", "23", "44")
 _REFUSING = frozenset({"P0001", "54000", "428C9"})
 """A trigger's RAISE, an index row that is too long, a column that is always computed."""
 _COLLIDING = frozenset({"40001", "40P01"})
+_UNFIT = re.compile(rf'"{UNFIT}(\w+)=([^"]{{1,60}})"')
 _LOST_CLASSES = ("57P", "08")
 
 
@@ -57,6 +61,12 @@ def of_text() -> FlexError:
 
 def of_records(error: psycopg2.Error, address: Address, table: Table) -> FlexError:
     """One of `engines.errors`, to be raised from the driver's."""
+    if unfit := _UNFIT.search(error.diag.message_primary or ""):
+        return CollectionMismatch(
+            f"The column {unfit[1]!r} of {table.name!r} holds {unfit[2]}, which no record can have.",
+            hint="Correct it in the table, or leave the field out of the collection.",
+            details={"field": unfit[1]},
+        )
     if error.pgcode in _NOT_AS_DECLARED:
         return CollectionMismatch(f"The table {table.name!r} is not what it should be: {reason(error, address)}.")
     if refused(error):

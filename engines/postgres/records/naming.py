@@ -11,6 +11,10 @@ from engines.records.fields import Field, Kind, Table
 
 DEFAULT_SCHEMA = "public"
 _C = SQL(' COLLATE pg_catalog."C"')
+UNFIT = "flexdb:"
+"""In the message of an error: then follow a column's name, `=` and what it holds."""
+_BETWEEN_DATES = "{0} BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'"
+_BETWEEN_MOMENTS = "{0} BETWEEN TIMESTAMPTZ '0001-01-01 00:00:00+00' AND TIMESTAMPTZ '9999-12-31 23:59:59.999999+00'"
 _CASTS: dict[Kind, str] = {
     "text": "text",
     "integer": "bigint",
@@ -74,20 +78,37 @@ def parameters(field: Field) -> Composable:
 
 
 def shown(field: Field, of: str | None = None) -> Composable:
-    """A column as it is read: of the kind's own type, and a decimal with the field's scale where that loses nothing."""
+    """A column as it is read: of the kind's own type, and a decimal with the field's scale where that loses nothing.
+
+    What no record can hold, NaN, infinity and years that are none of 1 to 9999, ends the statement with an error whose
+    message has `UNFIT`: the driver would make other values of it, or nothing that we understand.
+    """
     named = column(field, of)
     match field.kind:
         case "json":
             return named + SQL("::text")
         case "timestamp":
-            return named + SQL("::timestamptz")
-        case "decimal" if field.scale is not None:
-            rounded = SQL("round({}, {})").format(named, sql.Literal(field.scale))
-            return SQL("CASE WHEN {rounded} = {named} THEN {rounded} ELSE {named} END").format(
-                rounded=rounded, named=named
-            )
+            return _finite(field, named + SQL("::timestamptz"), _BETWEEN_MOMENTS)
+        case "date":
+            return _finite(field, named, _BETWEEN_DATES)
+        case "float":
+            return _finite(field, named, "{0} - {0} = 0")
+        case "decimal":
+            shown = named
+            if field.scale is not None:
+                rounded = SQL("round({}, {})").format(named, sql.Literal(field.scale))
+                shown = SQL("CASE WHEN {rounded} = {named} THEN {rounded} ELSE {named} END").format(
+                    rounded=rounded, named=named
+                )
+            return _finite(field, named, "{0} - {0} = 0", shown)
         case _:
             return named
+
+
+def _finite(field: Field, named: Composable, holds: str, shown: Composable | None = None) -> Composable:
+    return SQL("CASE WHEN {} THEN {} ELSE CAST({} || CAST({} AS text) AS {}) END").format(
+        SQL(holds).format(named), shown or named, sql.Literal(f"{UNFIT}{field.name}="), named, SQL(_CASTS[field.kind])
+    )
 
 
 def all_shown(table: Table, of: str | None = None) -> Composable:

@@ -4,11 +4,15 @@ A join instead of ON CONFLICT for every row: those with other values are updated
 by MERGE where the server has it and its counters tell the two apart, else by one statement each. In a REPEATABLE READ
 transaction all see the same table, so the counts are exact; when somebody else wrote the same keys meanwhile the
 server says so and the transaction is begun again. Nothing is lost, and no row is written twice or without need.
+
+Staged rows stay until there are many: to empty a table means to cut files, and the next commit waits for that on the
+disk, which can take longer than all the rest of a small piece. So each `write` has a number, and what is brought in
+are the rows of one number, or all.
 """
 
 from __future__ import annotations
 
-from psycopg2.sql import SQL, Composable, Identifier
+from psycopg2.sql import SQL, Composable, Identifier, Literal, Placeholder
 
 from engines.postgres.records.encode import Format
 from engines.postgres.records.naming import column, columns, comparable, table_name
@@ -17,31 +21,66 @@ from engines.records.fields import Field, Table
 STAGE = Identifier("pg_temp", "flexdb_staged")
 MARK = Identifier("#")
 """Which `write` a row came with: of two with one key the later counts. No field can have this name."""
+BEGIN = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ")
+TURN = SQL("hashtextextended('flexdb writes ' || {}, 0)").format(Placeholder("turn"))
+"""The advisory lock of those who write many rows to one table."""
 COUNTERS = SQL("SELECT pg_stat_get_xact_tuples_inserted(%s), pg_stat_get_xact_tuples_updated(%s)")
 """What this session has done to a table lately; of interest is how much more it is after a statement."""
 
 
+_NOTE = SQL(
+    "SELECT set_config('flexdb.inserted', (pg_stat_get_xact_tuples_inserted({oid}){less_inserted})::text, false),"
+    " set_config('flexdb.updated', (pg_stat_get_xact_tuples_updated({oid}){less_updated})::text, false)"
+)
+"""Keeps `COUNTERS` in the session itself, so that nobody must ask in between."""
+
+
 class Statements:
-    def __init__(self, table: Table, *, marked: bool) -> None:
+    """Those with `{MARK}` in their text take a parameter `mark`."""
+
+    def __init__(self, table: Table, *, one: bool) -> None:
+        """`one`: the rows of one `write` are brought in at a time, not all."""
         self._table = table
-        self._marked = marked
+        self._one = one
         self._key = table.field(table.key)
         self._others = [field for field in table.fields if field.name != table.key]
 
     def make_stage(self) -> Composable:
         """Columns of the very types, without constraints: what is too long is refused at once."""
-        return SQL("CREATE TEMPORARY TABLE {} ON COMMIT {} ROWS AS SELECT {}{} FROM {} WITH NO DATA").format(
-            STAGE,
-            SQL("PRESERVE" if self._marked else "DELETE"),
-            columns(self._table.fields),
-            SQL(", 0 AS {}").format(MARK) if self._marked else SQL(""),
-            table_name(self._table),
+        return SQL("CREATE TEMPORARY TABLE {} AS SELECT 0 AS {}, {} FROM {} WITH NO DATA").format(
+            STAGE, MARK, columns(self._table.fields), table_name(self._table)
         )
 
-    def copy(self, format: Format) -> Composable:
-        names = columns(self._table.fields)
-        listed = names + SQL(", ") + MARK if self._marked else names
-        return SQL(f"COPY {{}} ({{}}) FROM STDIN WITH ({format})").format(STAGE, listed)
+    def copy(self, format: Format, *, emptied: bool = False) -> Composable:
+        return SQL(f"{{}}COPY {{}} ({{}}, {{}}) FROM STDIN WITH ({format})").format(
+            SQL("TRUNCATE {}; ").format(STAGE) if emptied else SQL(""), STAGE, columns(self._table.fields), MARK
+        )
+
+    def at_once(self, oid: int, *, alone: bool) -> Composable:
+        """The whole transaction of a MERGE, with the turn before and after it, on one way to the server and back.
+
+        Gives how many rows were inserted and updated. Parameters: `turn`, and those of the MERGE.
+        """
+        number = Literal(oid)
+        less = (SQL(f" - current_setting('flexdb.{name}')::bigint") for name in ("inserted", "updated"))
+        before = _NOTE.format(oid=number, less_inserted=SQL(""), less_updated=SQL(""))
+        after = _NOTE.format(oid=number, less_inserted=next(less), less_updated=next(less))
+        steps = [
+            SQL("BEGIN"),  # of its own: what REPEATABLE READ sees is what is there at the first statement
+            SQL("SELECT pg_advisory_lock({})").format(TURN),
+            SQL("COMMIT"),
+            BEGIN,
+            *([self.exclude_writers()] if alone else []),
+            before,
+            self.merge(),
+            after,
+            SQL("COMMIT"),
+            SQL(
+                "SELECT current_setting('flexdb.inserted')::bigint, current_setting('flexdb.updated')::bigint,"
+                " pg_advisory_unlock_all()"
+            ),
+        ]
+        return SQL("; ").join(steps)
 
     def update(self) -> Composable | None:
         """None: there is nothing beside the key."""
@@ -52,7 +91,7 @@ class Statements:
         ).format(
             table=table_name(self._table),
             settings=SQL(", ").join([column(field) + SQL(" = ") + _new(field) for field in self._others]),
-            stage=STAGE,
+            stage=self._staged(),
             key=column(self._key),
             differing=SQL(" OR ").join([_differs(field) for field in self._others]),
         )
@@ -65,7 +104,7 @@ class Statements:
             table=table_name(self._table),
             names=columns(self._table.fields),
             values=SQL(", ").join([_first(field) for field in self._table.fields]),
-            stage=STAGE,
+            stage=self._staged(),
             key=column(self._key),
         )
 
@@ -80,7 +119,7 @@ class Statements:
             " WHEN NOT MATCHED THEN INSERT ({names}) OVERRIDING SYSTEM VALUE VALUES ({values})"
         ).format(
             table=table_name(self._table),
-            stage=STAGE,
+            stage=self._staged(),
             key=column(self._key),
             matched=matched if self._others else SQL(""),
             names=columns(self._table.fields),
@@ -100,7 +139,13 @@ class Statements:
         """Keys of staged rows that are not in the table after all."""
         return SQL(
             "SELECT s.{key} FROM {stage} AS s WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE t.{key} = s.{key})"
-        ).format(key=column(self._key), stage=STAGE, table=table_name(self._table))
+        ).format(key=column(self._key), stage=self._staged(), table=table_name(self._table))
+
+    def _staged(self) -> Composable:
+        if not self._one:
+            return STAGE
+        # there are none above; of `=` the planner would think that hardly any row has it, and look up each
+        return SQL("(SELECT * FROM {} WHERE {} >= {})").format(STAGE, MARK, Placeholder("mark"))
 
     def exclude_writers(self) -> Composable:
         return SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(self._table))

@@ -15,6 +15,7 @@ from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 from engines.records.fields import LARGEST_PRECISION, Field, Value
+from engines.records.json_text import is_json
 
 TEXT_ORDER = "flexdb_text"
 """Collation for databases in UTF-16, whose BINARY is not the order of code points."""
@@ -174,7 +175,7 @@ _ANY_MOMENT = (
 
 def _json(field: Field, type_: _Declared) -> Storage:
     _expect(type_.word in ("JSON", "JSON_TEXT") or (type_.plain_text and type_.holds(None)), field, type_)
-    return Storage(type_.text, None, _same_text, ("{} COLLATE BINARY",))
+    return Storage(type_.text, None, _json_of, ("{} COLLATE BINARY",))
 
 
 def _decimal(field: Field, type_: _Declared) -> Storage:
@@ -306,9 +307,15 @@ def _boolean_of(stored: Any) -> bool:
 
 
 def _float_of(stored: Any) -> float:
-    if not isinstance(stored, int | float):
+    if not isinstance(stored, int | float) or stored - stored != 0:
         raise Unfit("holds something that is no number")
     return float(stored)
+
+
+def _json_of(stored: Any) -> str:
+    if not isinstance(stored, str) or not is_json(stored):
+        raise Unfit("holds something that is no JSON")
+    return stored
 
 
 def _date_of(stored: Any) -> date:

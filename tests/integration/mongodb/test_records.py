@@ -104,6 +104,16 @@ BAD: dict[str, list[dict[str, Any]]] = {
 }
 
 
+def test_a_number_that_is_none_is_told(database: Database[dict[str, Any]], opened: Open) -> None:
+    table = opened(Table("t", "id", (Field("id", "integer", required=True), Field("f", "float"))))
+    table.prepare()
+    for value in (float("nan"), float("inf")):
+        database["t"].delete_many({})
+        database["t"].insert_one({"id": 1, "f": value})
+        with pytest.raises(CollectionMismatch, match="'f'"):
+            table.get(1)
+
+
 @pytest.mark.parametrize("bad", BAD)
 def test_documents_that_do_not_fit_are_told(database: Database[dict[str, Any]], opened: Open, bad: str) -> None:
     database["t"].insert_many([dict(document) for document in BAD[bad]])

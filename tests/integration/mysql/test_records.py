@@ -209,6 +209,25 @@ def test_tables_of_others_keep_what_no_field_names(fresh: Fresh, opened: Open, r
     ]
 
 
+def test_a_column_that_was_narrowed_meanwhile_rounds_nothing(fresh: Fresh, opened: Open, run: Run) -> None:
+    url = fresh()
+    price = Field("price", "decimal", precision=10, scale=2)
+    table = opened(url, Table("t", "n", (Field("n", "integer", required=True), price)))
+    table.prepare()
+    sql(url, "ALTER TABLE t MODIFY price DECIMAL(10,0)")
+    with pytest.raises(CollectionMismatch, match="price"):
+        write_whole(table, [(1, Decimal("1.25"))], run)
+
+
+def test_a_text_that_is_no_json_is_told(fresh: Fresh, opened: Open) -> None:
+    url = fresh()
+    sql(url, "CREATE TABLE t (n BIGINT PRIMARY KEY, data LONGTEXT)", "INSERT INTO t VALUES (1, '{no'), (2, '[]')")
+    table = opened(url, Table("t", "n", (Field("n", "integer", required=True), Field("data", "json"))))
+    assert table.get(2) == (2, "[]")
+    with pytest.raises(CollectionMismatch, match="data"):
+        table.page(PageQuery())
+
+
 def test_a_key_of_any_length_is_as_long_as_an_index_allows(fresh: Fresh, opened: Open) -> None:
     shape = Table("t", "k", (Field("k", "text", required=True), N))
     table = opened(fresh(), shape)

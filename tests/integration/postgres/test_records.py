@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import pytest
 
 from engines.errors import CollectionMismatch, RecordExists, RecordRefused, Stopped, TargetUnavailable
 from engines.postgres import PostgresEngine
-from engines.records.base import Condition, Decide, Order, PageQuery, RecordTable, Written
+from engines.records.base import Condition, Decide, Order, PageQuery, RecordTable, RecordWriter, Written
 from engines.records.fields import Field, Row, Table
 from engines.run import Run, StopReason
 from tests.integration.postgres.workbench import sql
@@ -112,6 +113,47 @@ def test_a_table_that_was_there_before_keeps_records(url: str, opened: Open, nam
     assert write(table, changed, run, whole=True) == Written(0, 1, 4)
     assert table.page(PageQuery()) == changed
     assert str(table.page(PageQuery(limit=1))[0][2]) == "1.50"
+
+
+BEYOND = {
+    Field("f", "float"): ("NaN", "Infinity", "-Infinity"),
+    Field("d", "decimal"): ("NaN",),
+    Field("m", "decimal", precision=15, scale=2): ("NaN",),
+    Field("day", "date"): ("infinity", "-infinity", "0044-03-15 BC", "20000-01-01"),
+    Field("at", "timestamp"): ("infinity", "-infinity", "0044-03-15 00:00:00+00 BC", "20000-01-01 00:00:00+00"),
+    Field("plain", "timestamp"): ("infinity",),
+}
+READS: list[Callable[[RecordTable], object]] = [
+    lambda table: table.get(1),
+    lambda table: table.page(PageQuery()),
+    lambda table: list(table.scan(PageQuery())),
+    lambda table: table.change(1, lambda row: row),
+]
+
+
+@pytest.mark.parametrize("field", BEYOND, ids=lambda field: str(field.name))
+def test_what_no_record_can_have_is_told_and_never_made_something_else(
+    url: str, opened: Open, name: str, field: Field
+) -> None:
+    columns = "f float8, d numeric, m numeric(15,2), day date, at timestamptz, plain timestamp"
+    sql(url, f"CREATE TABLE {name} (id bigint PRIMARY KEY, {columns}); INSERT INTO {name} VALUES (1)")
+    table = opened(Table(name, "id", (ID, field)))
+    assert table.get(1) == (1, None)
+    for value in BEYOND[field]:
+        sql(url, f"UPDATE {name} SET {field.name} = '{value}'")
+        for read in READS:
+            with pytest.raises(CollectionMismatch) as told:
+                read(table)
+            assert f"'{field.name}'" in told.value.message and value in told.value.message
+
+
+def test_a_column_that_was_narrowed_meanwhile_rounds_nothing(url: str, opened: Open, name: str, run: Run) -> None:
+    table = opened(Table(name, "id", (ID, Field("price", "decimal", precision=10, scale=2))))
+    table.prepare()
+    sql(url, f"ALTER TABLE {name} ALTER price TYPE numeric(10,0)")
+    for whole in (False, True):
+        with pytest.raises(CollectionMismatch, match="price"):
+            write(table, [(1, Decimal("1.25"))], run, whole=whole)
 
 
 def test_a_schema_may_be_named(url: str, opened: Open, name: str) -> None:
@@ -345,6 +387,148 @@ def test_writers_meet_others_changes_and_keep_both(opened: Open, name: str, tmp_
     assert all(row[1] == row[2] for row in found)
 
 
+WAYS = {
+    "merging": "",
+    "update, then insert": "CREATE TRIGGER t AFTER DELETE ON {0} EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+}
+
+
+class Gate:
+    """A table whose rows are written only while the gate is open; counts how often one came to it."""
+
+    def __init__(self, url: str, name: str, way: str) -> None:
+        self._url, self._name = url, name
+        self._key = secrets.randbelow(1 << 31)
+        self._shut = psycopg2.connect(url)
+        sql(
+            url,
+            f"CREATE SEQUENCE {name}_passed; CREATE FUNCTION {name}(bigint) RETURNS boolean LANGUAGE plpgsql AS $$"
+            f" BEGIN PERFORM nextval('public.{name}_passed'), pg_advisory_lock_shared({self._key});"
+            f" RETURN pg_advisory_unlock_shared({self._key}); END $$;"
+            f" ALTER TABLE {name} ADD CHECK (public.{name}(id)) NOT VALID; {WAYS[way].format(name)}",
+        )
+
+    def shut(self) -> None:
+        with self._shut.cursor() as cursor:
+            cursor.execute(f"SELECT pg_advisory_lock({self._key})")
+
+    def open(self) -> None:
+        self._shut.close()
+
+    def await_waiting(self, count: int) -> None:
+        """Until so many sessions on this database wait for a lock."""
+        waiting = "datname = current_database() AND wait_event_type = 'Lock'"
+        while len(sql(self._url, f"SELECT pid FROM pg_stat_activity WHERE {waiting}")) < count:
+            pass
+
+    def passed(self) -> int:
+        return int(sql(self._url, f"SELECT last_value FROM {self._name}_passed WHERE is_called")[0][0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_writers_of_many_rows_do_not_undo_each_others_work(
+    url: str, opened: Open, name: str, tmp_path: Path, way: str
+) -> None:
+    table = opened(Table(name, "id", (ID, NAME)))
+    table.prepare()
+    write(table, [(1, "a"), (2, "a")], Run("first", 1, tmp_path))
+    gate = Gate(url, name, way)
+    gate.shut()
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(write, table, [(1, "b"), (2, "b")], Run("one", 1, tmp_path))
+        gate.await_waiting(1)
+        other = pool.submit(write, table, [(2, "c"), (1, "c")], Run("other", 1, tmp_path))
+        gate.await_waiting(2)
+        gate.open()
+    assert (one.result(), other.result()) == (Written(updated=2), Written(updated=2))
+    assert gate.passed() == 4, "some of the work was done again"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_record_that_came_while_others_were_written_is_not_passed_over(
+    url: str, opened: Open, name: str, tmp_path: Path, way: str
+) -> None:
+    """It is not there when rows are updated, and there when they are inserted."""
+    table = opened(Table(name, "id", (ID, NAME)))
+    table.prepare()
+    table.insert((1, "a"))
+    gate = Gate(url, name, way)
+    with closing(psycopg2.connect(url)) as meanwhile, ThreadPoolExecutor(1) as pool, meanwhile.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {name} VALUES (2, 'theirs')")
+        gate.shut()
+        ours = pool.submit(write, table, [(1, "ours"), (2, "ours")], Run("ours", 1, tmp_path))
+        gate.await_waiting(1)
+        meanwhile.commit()
+        gate.open()
+    assert ours.result() == Written(updated=2)
+    assert table.page(PageQuery()) == [(1, "ours"), (2, "ours")]
+
+
+def test_staged_rows_do_not_pile_up(url: str, opened: Open, name: str, run: Run) -> None:
+    from engines.postgres.records.writer import LYING_BYTES
+
+    table = opened(Table(name, "id", (ID, NAME)))
+    table.prepare()
+    sizes: list[int] = []
+    with table.writing(run, whole=False) as writer:
+        for turn in range(8):
+            writer.write([(number, secrets.token_hex(800) + str(turn)) for number in range(500)])
+            sizes += sql(url, "SELECT max(pg_relation_size(oid)) FROM pg_class WHERE relname = 'flexdb_staged'")[0]
+    assert max(sizes) < 3 * LYING_BYTES
+    assert sizes != sorted(sizes), "it never became less"
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "copy records"]
+
+
+def write_on(table: RecordTable, rows: list[Row], run: Run, then: Callable[[], object]) -> None:
+    """Staged again and again, `then` after each time, until something is raised."""
+    with table.writing(run, whole=True) as writer:
+        for _ in range(10_000):
+            writer.write(rows)
+            assert len(threads()) == 1
+            then()
+
+
+def test_staging_in_the_background_leaves_nothing_behind(url: str, opened: Open, name: str, tmp_path: Path) -> None:
+    table = opened(Table(name, "id", (ID, NAME)))
+    table.prepare()
+    run = Run("job", 1, tmp_path)
+    rows: list[Row] = [(number, "x" * 1000) for number in range(5000)]
+    with pytest.raises(ZeroDivisionError):
+        write_on(table, rows, run, lambda: 1 // 0)
+    assert threads() == []
+    with table.writing(run, whole=True) as writer:
+        writer.write(rows)
+        state = "SELECT state, backend_xmin FROM pg_stat_activity WHERE application_name = 'flexdb/job/1'"
+        while sql(url, state) != [("idle", None)]:
+            pass  # a COPY that waited for more would keep the database from being vacuumed
+        writer.write([(0, "last"), (1, "\\"), (5000, None)])
+        assert writer.finish() == Written(5001)
+    assert threads() == []
+    with pytest.raises(Stopped):
+        write_on(table, rows, run, lambda: run.stop.request(StopReason.CANCEL))
+    assert threads() == []
+    assert (table.count(), table.get(0), table.get(1)) == (5001, (0, "last"), (1, "\\"))
+
+
+def test_what_cannot_be_staged_is_told_at_the_latest_at_the_end(opened: Open, name: str, run: Run) -> None:
+    table = opened(Table(name, "id", (ID, replace(NAME, max_length=3))))
+    table.prepare()
+    with pytest.raises(RecordRefused, match="too long"):
+        write(table, [(1, "abc"), (2, "abcd")], run, whole=True)
+    with pytest.raises(RecordRefused, match="too long"):
+        write_on(table, [(1, "abcd")], run, lambda: None)
+    assert threads() == []
+    assert table.count() == 0
+
+
+def write_and_finish(writer: RecordWriter, rows: list[Row]) -> None:
+    writer.write(rows)
+    writer.finish()
+
+
 def sessions(url: str, application_name: str) -> list[Any]:
     return sql(
         url,
@@ -389,7 +573,7 @@ def test_a_writer_whose_session_is_ended_wrote_nothing_half(
         (pid,) = sessions(url, run.application_name)[0]
         sql(url, f"SELECT pg_terminate_backend({pid}, 5000)")
         with pytest.raises(TargetUnavailable):
-            writer.write([(3, "c")])
+            write_and_finish(writer, [(3, "c")])
     assert table.count() == (0 if whole else 2)
     assert sessions(url, run.application_name) == []
 

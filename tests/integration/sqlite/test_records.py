@@ -17,7 +17,7 @@ import pytest
 
 from engines.errors import CollectionMismatch, InvalidTarget, RecordExists, RecordRefused, TargetBusy, TargetMissing
 from engines.records.base import Condition, Order, PageQuery, Prepared, Written
-from engines.records.fields import Field, Row, Table
+from engines.records.fields import Field, Kind, Row, Table
 from engines.run import Run
 from engines.sqlite.names import SIDE_FILES
 from engines.sqlite.records import SQLiteTable, refused
@@ -275,6 +275,13 @@ def test_what_is_no_value_of_its_field_is_told_and_never_guessed(file: Path, ope
         with pytest.raises(CollectionMismatch) as told:
             table.page(PageQuery())
         assert name in told.value.message, name
+
+
+@pytest.mark.parametrize(("column", "kind", "value"), [("JSON", "json", "'{not json'"), ("REAL", "float", "9e999")])
+def test_what_json_cannot_say_is_told(file: Path, opened: OpenTable, column: str, kind: Kind, value: str) -> None:
+    database(file, f"CREATE TABLE t (id INTEGER PRIMARY KEY, x {column})", f"INSERT INTO t VALUES (1, {value})")
+    with pytest.raises(CollectionMismatch, match="'x'"):
+        opened(shape(Field("x", kind), name="t")).page(PageQuery())
 
 
 UNFIT = {
