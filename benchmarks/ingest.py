@@ -25,8 +25,8 @@ from benchmarks.rounds import Measure, in_turn
 from engines.registry import EngineRegistry
 from engines.run import Run, StopToken
 from handlers.collections import Collection, parse_collection
+from handlers.collections.ready import READY
 from handlers.ingest import IngestHandler, IngestRequest, IngestResult
-from handlers.ready import READY
 from handlers.supplies import FetchRules, Rejected, Supplies
 from service.connections import NamedConnections
 from service.fetching import HttpFetcher

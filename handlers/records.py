@@ -12,9 +12,9 @@ from engines.records.fields import Row, Value
 from engines.registry import EngineRegistry
 from engines.run import Run
 from handlers.base import Fault, Handler, Outcome, Request, Result
+from handlers.collections.reading import Readers, RecordInvalid, RecordReader
 from handlers.connections import connection_faults
 from handlers.ports import Connections
-from handlers.reading import Readers, RecordInvalid, RecordReader
 from handlers.supplies import Collections, Tables
 
 MOST_RECORDS = 10_000

@@ -8,10 +8,10 @@ from typing import Any
 from handlers.adoption import AdoptionHandler
 from handlers.backup import BackupHandler
 from handlers.base import Handler
-from handlers.calculation import CalculationHandler
-from handlers.calculator import Calculator
+from handlers.calculation.calculator import Calculator
+from handlers.calculation.handler import CalculationHandler
+from handlers.calculation.history import History
 from handlers.check import CheckHandler
-from handlers.history import History
 from handlers.ingest import IngestHandler
 from handlers.inspection import InspectionHandler
 from handlers.preflight import PreflightHandler

@@ -9,9 +9,9 @@ from typing import Any
 
 from engines.registry import EngineRegistry
 from handlers.collections import Collection
+from handlers.collections.ready import READY
+from handlers.collections.repository import Repository
 from handlers.ports import Catalogue, Connections, Stores
-from handlers.ready import READY
-from handlers.repository import Repository
 from handlers.supplies import Supplies
 from service import __version__
 from service.collections import NamedCollections, file_collections, ready_collections

@@ -14,6 +14,7 @@ from engines.records.base import RecordEngine
 from engines.run import Run
 from handlers.base import Claim, Fault, Handler, Outcome, Request, Result
 from handlers.collections import Collection, collection_key
+from handlers.collections.reading import RecordInvalid, RecordReader
 from handlers.incoming import READ_ONCE, incoming_key
 from handlers.ingest.documents import steps_of
 from handlers.ingest.files import FilePages, Upload, format_by_name, plain_blocks, records_of
@@ -23,7 +24,6 @@ from handlers.ingest.marks import HighWater, bookmark_key
 from handlers.ingest.pages import Pages
 from handlers.ingest.paging import SourcePages
 from handlers.ingest.tally import Tally
-from handlers.reading import RecordInvalid, RecordReader
 from handlers.sources import Source, SourceField, resolved, with_query
 from handlers.supplies import Supplies
 

@@ -12,13 +12,13 @@ from engines.errors import SourceFailed, TooManyRejected
 from engines.records.base import RecordTable, RecordWriter, Written
 from engines.records.fields import Row
 from engines.run import Run
+from handlers.collections.reading import ReadPage, RecordReader
 from handlers.ingest.documents import Raw
 from handlers.ingest.mapping import FieldMapping
 from handlers.ingest.marks import HighWater
 from handlers.ingest.pages import Page, Pages
 from handlers.ingest.paging import SourcePages
 from handlers.ingest.tally import Tally
-from handlers.reading import ReadPage, RecordReader
 from handlers.supplies import Bookmarks, Rejected
 
 GROUP = 5000

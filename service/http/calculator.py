@@ -18,9 +18,9 @@ from pydantic_core import PydanticCustomError
 from engines.calculating import Limits
 from engines.errors import CalculationRefused
 from handlers.base import ConnectionName
-from handlers.calculation import DEFAULT_STACK, StackName
-from handlers.calculator import Asking, Calculator, shown
-from handlers.history import FLAVORS, Entry
+from handlers.calculation.calculator import Asking, Calculator, shown
+from handlers.calculation.handler import DEFAULT_STACK, StackName
+from handlers.calculation.history import FLAVORS, Entry
 from service.bodies import parse_exact
 from service.http.bodies import read, unpacked
 from service.http.keys import PARTS

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from engines.calculating import Limits
 from engines.registry import EngineRegistry
-from handlers.calculator import Calculator
-from handlers.repository import Repository
+from handlers.calculation.calculator import Calculator
+from handlers.collections.repository import Repository
 from service.access import Access
 from service.amqp.dead_letters import DeadLetters
 from service.collections import NamedCollections

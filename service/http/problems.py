@@ -22,8 +22,8 @@ from engines.errors import (
     UnknownCollection,
 )
 from handlers.base import Fault
-from handlers.preconditions import PreconditionFailed
-from handlers.reading import RecordInvalid
+from handlers.collections.preconditions import PreconditionFailed
+from handlers.collections.reading import RecordInvalid
 from service.access import NotAuthenticated
 from service.amqp.dead_letters import AMQPUnavailable
 from service.intake import Refused

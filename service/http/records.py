@@ -13,9 +13,9 @@ from urllib.parse import quote, unquote_to_bytes, urlencode
 from aiohttp import web
 
 from handlers.base import Fault
-from handlers.exporting import Export
-from handlers.preconditions import Preconditions
-from handlers.repository import Record, RecordsPage, Repository
+from handlers.collections.exporting import Export
+from handlers.collections.preconditions import Preconditions
+from handlers.collections.repository import Record, RecordsPage, Repository
 from service.bodies import is_json, parse_exact
 from service.http.bodies import FORM, media_type, read, unpacked
 from service.http.keys import RecordParts, records_of

@@ -16,8 +16,8 @@ from engines.run import Progress, Run, StopReason, StopToken
 from engines.storage.local import LocalStore
 from handlers.base import Outcome
 from handlers.collections import Collection, parse_collection
+from handlers.collections.ready import READY
 from handlers.ingest import IngestHandler, IngestResult
-from handlers.ready import READY
 from handlers.supplies import Feed, Fetcher, Rejected, Supplies
 from service.connections import NamedConnections, NamedStores
 from service.jobs import new_id

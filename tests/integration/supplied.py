@@ -10,8 +10,8 @@ from engines.errors import UnknownCollection
 from engines.registry import EngineRegistry
 from engines.run import StopToken
 from handlers.collections import Collection, parse_collection
+from handlers.collections.ready import READY
 from handlers.ports import Catalogue, Connections, Stores
-from handlers.ready import READY
 from handlers.supplies import Collections, Fetcher, FetchRules, FetchSession, Rejected, Supplies, Tables
 from service.feeds import NamedFeeds
 from service.results.memory import MemoryResults

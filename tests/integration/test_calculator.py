@@ -19,9 +19,9 @@ from engines.calculating import Calculated, Calculation, CalculationEngine, Limi
 from engines.errors import CalculationRefused, Stopped, TargetUnavailable, UnknownConnection
 from engines.registry import EngineRegistry
 from engines.run import Run, StopReason, StopToken
-from handlers.calculation import CalculationHandler, CalculationResult
-from handlers.calculator import Asking, Calculator
-from handlers.history import Entry, History
+from handlers.calculation.calculator import Asking, Calculator
+from handlers.calculation.handler import CalculationHandler, CalculationResult
+from handlers.calculation.history import Entry, History
 from handlers.supplies import ResultCache, Stacks
 from service.connections import NamedConnections
 from service.jobs import new_id

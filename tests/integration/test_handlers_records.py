@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from engines.errors import RecordRefused, TargetProtected
+from handlers.collections.repository import Repository
 from handlers.records import RecordsHandler
-from handlers.repository import Repository
 from service.connections import NamedConnections
 from service.tables import OpenTables
 from tests.integration.handler_world import HandlerWorld, shown

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from handlers.ready import READY
+from handlers.collections.ready import READY
 from service.app import CannotStart
 from tests.integration.real_service import Running, running
 from tests.integration.records_world import BOOK, Books, declaration, records_service

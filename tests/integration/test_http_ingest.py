@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from handlers.ready import READY
+from handlers.collections.ready import READY
 from service.jobs import Status
 from tests.integration.real_service import TOKEN, Answer, Running
 from tests.integration.records_world import Books, customer_source, records_service

@@ -18,7 +18,7 @@ import psycopg2
 import pytest
 import pytest_asyncio
 
-from handlers.ready import READY
+from handlers.collections.ready import READY
 from service.http.records import turn_to_export
 from service.intake import Refused
 from tests.integration.real_service import TOKEN, Running

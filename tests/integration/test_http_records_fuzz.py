@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from handlers.ready import READY
+from handlers.collections.ready import READY
 from service.http.problems import all_codes
 from tests.integration.real_service import Answer
 from tests.integration.records_world import BOOK, declaration

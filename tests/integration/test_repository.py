@@ -19,9 +19,9 @@ from engines.records.fields import Row
 from engines.registry import EngineRegistry
 from engines.run import Run
 from handlers.collections import Collection
-from handlers.preconditions import PreconditionFailed, Preconditions
-from handlers.reading import RecordInvalid, decode
-from handlers.repository import Repository
+from handlers.collections.preconditions import PreconditionFailed, Preconditions
+from handlers.collections.reading import RecordInvalid, decode
+from handlers.collections.repository import Repository
 from service.connections import NamedConnections
 from service.tables import OpenTables
 from tests.integration.supplied import DictCollections

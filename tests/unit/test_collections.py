@@ -10,9 +10,9 @@ import pytest
 
 from engines.records.fields import Field, Table
 from handlers.collections import Collection, InvalidCollection, parse_collection, properties_of
-from handlers.patterns import PatternRefused, python_pattern
-from handlers.properties import Property
-from handlers.ready import READY
+from handlers.collections.patterns import PatternRefused, python_pattern
+from handlers.collections.properties import Property
+from handlers.collections.ready import READY
 
 
 def declared(properties: dict[str, Any], *, key: str = "id", required: tuple[str, ...] = (), **more: Any) -> Collection:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from handlers.ready import READY
+from handlers.collections.ready import READY
 
 # the package lies beside the demo, which is a program: no import that type checkers follow finds it in both places
 Customers: Any = import_module("examples.customer_api.customers").Customers

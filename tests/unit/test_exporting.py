@@ -15,8 +15,8 @@ import pytest
 from engines.errors import UnsupportedOperation
 from engines.records.fields import Row
 from handlers.collections import parse_collection
-from handlers.exporting import ROW_GROUP, exported
-from handlers.reading import RecordReader
+from handlers.collections.exporting import ROW_GROUP, exported
+from handlers.collections.reading import RecordReader
 
 READER = RecordReader(
     parse_collection(

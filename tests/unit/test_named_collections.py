@@ -19,7 +19,7 @@ from engines.records.fields import Table
 from engines.registry import EngineRegistry
 from engines.run import Run
 from handlers.base import Fault, Handler, Outcome, Result
-from handlers.ready import READY
+from handlers.collections.ready import READY
 from handlers.records import RecordsRequest
 from service.access import ADMIN
 from service.collections import InvalidDeclaration, NamedCollections, file_collections, ready_collections

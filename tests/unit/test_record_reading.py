@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers.collections import parse_collection
-from handlers.reading import RecordInvalid, RecordReader, decode
-from handlers.ready import READY
+from handlers.collections.reading import RecordInvalid, RecordReader, decode
+from handlers.collections.ready import READY
 
 EVERYTHING: dict[str, Any] = {
     "id": {"type": "integer"},

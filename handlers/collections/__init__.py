@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from engines.records.fields import Table
 from handlers.base import ConnectionName, Fault
-from handlers.properties import IGNORED, Property, Understanding, escaped
+from handlers.collections.properties import IGNORED, Property, Understanding, escaped
 
 COLLECTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 TABLE_NAME = r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$"

@@ -15,8 +15,8 @@ from engines.calculating import Calculated, Calculation, CalculationEngine
 from engines.errors import CalculationRefused
 from engines.registry import EngineRegistry
 from engines.run import StopToken
-from handlers.flights import Flights
-from handlers.history import Entry, Flavor, History
+from handlers.calculation.flights import Flights
+from handlers.calculation.history import Entry, Flavor, History
 from handlers.supplies import ResultCache, Stacks
 
 LARGEST_NUMBER = 2**53 - 1

@@ -15,8 +15,8 @@ import msgspec
 
 from engines.records.fields import LARGEST_INTEGER, SMALLEST_INTEGER, Row, Value
 from handlers.base import Fault
-from handlers.properties import Property
-from handlers.values import decoded, exact_context, fitted, in_utc
+from handlers.collections.properties import Property
+from handlers.collections.values import decoded, exact_context, fitted, in_utc
 
 _NUL = rb"\u0000"
 _UNFIT = (ValueError, ArithmeticError, RecursionError)

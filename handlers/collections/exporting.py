@@ -14,8 +14,8 @@ from typing import Any
 
 from engines.errors import UnsupportedOperation
 from engines.records.fields import Field, Row, Value
-from handlers.reading import RecordReader
-from handlers.values import text_of
+from handlers.collections.reading import RecordReader
+from handlers.collections.values import text_of
 
 FORMS = ("csv", "ndjson", "parquet")
 ROW_GROUP = 20_000

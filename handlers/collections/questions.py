@@ -15,9 +15,9 @@ import msgspec
 from engines.records.base import Comparison, Condition, Order, keyset_fits
 from engines.records.fields import Row, Table
 from handlers.base import Fault
-from handlers.properties import escaped
-from handlers.reading import RecordInvalid, RecordReader
-from handlers.values import text_of
+from handlers.collections.properties import escaped
+from handlers.collections.reading import RecordInvalid, RecordReader
+from handlers.collections.values import text_of
 
 LIMIT = 50
 LARGEST_LIMIT = 500

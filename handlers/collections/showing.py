@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from engines.records.fields import Row, Table, Value
-from handlers.values import canonical_json, shower
+from handlers.collections.values import canonical_json, shower
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from engines.records.fields import LARGEST_PRECISION, Field, Kind, Value
 from handlers.base import Fault
-from handlers.patterns import PatternRefused, python_pattern
-from handlers.values import SHOWN_PRECISION, Unfit, from_json
+from handlers.collections.patterns import PatternRefused, python_pattern
+from handlers.collections.values import SHOWN_PRECISION, Unfit, from_json
 
 FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 LONGEST_TEXT = 10 * 1024 * 1024
@@ -67,7 +67,7 @@ class Property:
     has_default: bool = False
 
     def value(self, given: Any) -> Value:
-        """What engines take for a JSON value. Raises `handlers.values.Unfit`."""
+        """What engines take for a JSON value. Raises `handlers.collections.values.Unfit`."""
         if given is None:
             if self.nullable:
                 return None if self.null else self.default

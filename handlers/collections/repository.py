@@ -14,12 +14,12 @@ from engines.records.base import Condition, PageQuery, RecordTable, keyset_fits
 from engines.records.fields import Row, Value
 from handlers.base import Fault
 from handlers.collections import Collection
-from handlers.exporting import Export, exported
+from handlers.collections.exporting import Export, exported
+from handlers.collections.preconditions import NO_CONDITIONS, Preconditions
+from handlers.collections.questions import Question, anchor, asked, cursor_after
+from handlers.collections.reading import Readers, RecordInvalid, RecordReader
+from handlers.collections.remembering import Remembered
 from handlers.ports import Connections
-from handlers.preconditions import NO_CONDITIONS, Preconditions
-from handlers.questions import Question, anchor, asked, cursor_after
-from handlers.reading import Readers, RecordInvalid, RecordReader
-from handlers.remembering import Remembered
 from handlers.supplies import Collections, Tables
 
 T = TypeVar("T")
@@ -224,7 +224,7 @@ class Repository:
     # -- writing
 
     def create(self, name: str, body: Any) -> Record:
-        """`body`: the JSON object, decoded (best by `handlers.reading.decode`). Raises `RecordExists`."""
+        """`body`: the JSON object, decoded (best by `handlers.collections.reading.decode`). Raises `RecordExists`."""
         reader = self.reader(name)
         row = reader.record(body)
         stored = self._prepared(reader.collection).insert(row)

@@ -8,7 +8,7 @@ from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from engines.run import Run
 from handlers.base import Claim, ConnectionName, Fault, Handler, Outcome, Request, Result
-from handlers.calculator import Answer, Asking, Calculator, shown
+from handlers.calculation.calculator import Answer, Asking, Calculator, shown
 from handlers.connections import connection_faults
 from handlers.ports import Connections
 

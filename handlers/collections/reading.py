@@ -11,10 +11,10 @@ import msgspec
 from engines.records.fields import Row, Value
 from handlers.base import Fault
 from handlers.collections import Collection, properties_of
-from handlers.pages import PageReader, ReadPage
-from handlers.properties import escaped
-from handlers.showing import RowShower
-from handlers.values import SHOWN_INTEGER, Unfit, decoded, from_text, text_of, told
+from handlers.collections.pages import PageReader, ReadPage
+from handlers.collections.properties import escaped
+from handlers.collections.showing import RowShower
+from handlers.collections.values import SHOWN_INTEGER, Unfit, decoded, from_text, text_of, told
 
 __all__ = ["ReadPage", "Readers", "RecordInvalid", "RecordReader", "decode"]
 

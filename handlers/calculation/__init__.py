@@ -1,0 +1,1 @@
+"""Calculations: independent or on named stacks, with histories on any connection."""
