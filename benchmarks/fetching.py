@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import sys
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -16,6 +14,7 @@ import aiohttp
 import uvloop
 
 from benchmarks.context import Context
+from benchmarks.loops import loop_beside
 from benchmarks.processes import BenchmarkError, free_port, running, settings_of
 from benchmarks.report import Goal, Result
 from benchmarks.rounds import Measure, in_turn, timed
@@ -110,21 +109,8 @@ def _urllib(urls: list[str]) -> int:
 
 def _ours(urls: list[str], in_flight: int) -> int:
     """From this thread over an event loop in another, as a handler does."""
-    with _loop() as loop:
+    with loop_beside() as loop:
         fetcher = HttpFetcher(loop, OutgoingPolicy.of(["127.0.0.1"]))
         with fetcher.session({}, FetchRules(in_flight=in_flight), StopToken()) as session:
             asked = [session.get(url) for url in urls]
             return sum(len(each.result().body) for each in asked)
-
-
-@contextmanager
-def _loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = uvloop.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()

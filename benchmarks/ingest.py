@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import psycopg2
-import uvloop
 from psycopg2.extras import execute_values
 
 from benchmarks.context import Context
 from benchmarks.database import autocommitting, empty
+from benchmarks.loops import loop_beside
 from benchmarks.processes import BenchmarkError, free_port, running, settings_of
 from benchmarks.report import Goal, Result
 from benchmarks.rounds import Measure, in_turn
@@ -53,7 +52,7 @@ def run(context: Context) -> Result:
     with ExitStack() as stack:
         database = stack.enter_context(empty())
         source = stack.enter_context(_source(context.folder("ingest-source"), count))
-        loop = stack.enter_context(_loop())
+        loop = stack.enter_context(loop_beside())
         bench = Bench(database, source, count, loop, context.folder("ingest"))
         stack.callback(bench.tables.close)
         bench.ingest()  # whatever is done once is done, and the table made
@@ -180,16 +179,3 @@ def _source(folder: Path, count: int) -> Iterator[str]:
     command = [sys.executable, "-m", "examples.customer_api", "--port", str(port), "--count", str(count)]
     with running(command, port, "/api/health", folder, settings_of(folder)) as server:
         yield f"http://127.0.0.1:{server.port}/api/customers"
-
-
-@contextmanager
-def _loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = uvloop.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
