@@ -199,9 +199,10 @@ def refusals(collection: Collection, connections: Connections, engines: EngineRe
 def ready_collections(
     documents: Mapping[str, Mapping[str, Any]], wanted: str | None, connections: Connections, engines: EngineRegistry
 ) -> list[Declared]:
-    """The collections that come with the product, on the connection `wanted` or else the first by name that keeps
-    records; none when there is no such connection. Raises `InvalidDeclaration` for a wish that cannot be met."""
-    for name in connections.names() if wanted is None else [wanted]:
+    """The collections that come with the product, on the connection `wanted`, or else on the first by name that keeps
+    records, PostgreSQL before all others; none when there is no such connection. Raises `InvalidDeclaration` for a wish
+    that cannot be met."""
+    for name in _postgres_first(connections) if wanted is None else [wanted]:
         declared = [_ready(which, document, name) for which, document in documents.items()]
         told = [why for one in declared for why in _told(one.collection, connections, engines)]
         if not told:
@@ -209,6 +210,18 @@ def ready_collections(
         if wanted is not None:
             raise InvalidDeclaration(f"FLEXDB_RECORDS_CONNECTION: {told[0]}")
     return []
+
+
+def _postgres_first(connections: Connections) -> list[str]:
+    """Names of connections; a server is the better home where there is a choice."""
+
+    def others(name: str) -> bool:
+        try:
+            return connections.target(name).engine != "postgres"
+        except FlexError:  # its URL cannot be used, which is told when it is
+            return True
+
+    return sorted(connections.names(), key=lambda name: (others(name), name))
 
 
 def _ready(name: str, document: Mapping[str, Any], connection: str) -> Declared:

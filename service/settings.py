@@ -83,7 +83,8 @@ class Settings(BaseSettings):
         None, description="A JSON file that declares collections, or a folder of such; callers cannot change these."
     )
     records_connection: str | None = Field(
-        None, description="Where the ready collections customers and courses are; default the first connection by name."
+        None,
+        description="Where the ready collections are; default the first PostgreSQL connection by name, else the first.",
     )
     redis_url: SecretStr | None = Field(
         None, description="Redis, redis://host:6379/0: a cache of dear calculations for all replicas, nothing else."

@@ -202,6 +202,13 @@ def test_ready_ones_are_on_the_first_connection_that_keeps_records_or_the_one_th
         ready_collections(READY, "nowhere", CONNECTIONS, ENGINES)
 
 
+def test_ready_ones_are_on_postgresql_where_there_is_one() -> None:
+    engines = EngineRegistry.default()
+    urls = {"a": "sqlite:////nowhere/a.sqlite", "broken": "oracle://x", "shop": "postgresql://localhost/shop"}
+    found = ready_collections(READY, None, NamedConnections(urls, engines), engines)
+    assert {one.collection.connection for one in found} == {"shop"}
+
+
 def test_a_file_declares_many_and_a_folder_one_in_each_file(tmp_path: Path) -> None:
     together = from_file(a_file(tmp_path, {"books": books(), "papers": books(table="sheets")}, "all.json"))
     assert [(one.collection.name, one.collection.table.name) for one in together] == [
