@@ -52,7 +52,8 @@ def test_a_dump_of_mongodump_is_adopted_proven_and_restored(bench: Workbench, fo
     assert {item.name: item.rows for item in artefact.manifest.objects} == ROWS
     assert (artefact.manifest.counts, artefact.manifest.server_version) == ("exact", "8.2.11")
     assert {item.object for item in bench.prove(artefact, target)} >= {"customers", "odd name/é%"}
-    bench.restore(artefact, target)
+    restored = bench.restore(artefact, target)
+    assert {item.name: item.rows for item in restored.objects} == ROWS
     _assert_as_mongodump_wrote_it(bench, target.database)
     assert bench.leftovers() == []
 
