@@ -15,7 +15,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
-from engines.errors import TargetNotEmpty
+from engines.errors import TargetBusy, TargetNotEmpty
 from engines.mongodb import metadata
 from engines.mongodb.address import OWN
 from engines.mongodb.connection import Document, Opened, raw_batches
@@ -225,8 +225,13 @@ def _copy(database: Database[Document], item: Collection, step: Document, begun:
     begun()
     source, into = database[str(step["from"])], database[BUCKETS + item.name if step["raw"] else item.name]
     bypass = True if item.options.get("validator") else None
+    copied = 0
     for block in raw_batches(source):
-        into.insert_many([RawBSONDocument(one) for one in split(block)], bypass_document_validation=bypass)
+        documents = [RawBSONDocument(one) for one in split(block)]
+        into.insert_many(documents, bypass_document_validation=bypass)
+        copied += len(documents)
+    if copied != (there := source.count_documents({})):  # what is dropped below is the only copy
+        raise TargetBusy(f"{copied} of {there} documents of {item.name!r} were read; nothing of them was dropped.")
     if item.kind == "collection" and (indexes := wanted_indexes(item)):
         database.command({"createIndexes": item.name, "indexes": indexes})
     source.drop()
