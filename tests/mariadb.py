@@ -111,6 +111,7 @@ def own_mariadb(*settings: str, under: Path | None = None) -> Iterator[str]:
             capture_output=True,
             text=True,
             timeout=120,
+            env={**os.environ, "TMPDIR": str(home)},  # else its start deletes the temporary tables of every server in /tmp
         )
         if made.returncode:
             raise ServerMissingError(f"mariadb-install-db failed: {made.stderr[-500:] or made.stdout[-500:]}")
