@@ -11,7 +11,8 @@ from engines.base import Target
 from handlers.base import Later, target_claim
 
 PREFIX = "flexdb_kept_"
-NAME = re.compile(r"^flexdb_kept_[0-9a-z]{1,40}$")
+NAME = re.compile(r"^(/([^\x00]*/)?)?flexdb_kept_[0-9a-z]{1,40}$")
+"""SQLite's may have its folder before it, as the restore told it."""
 LONGEST_SECONDS = 366 * 86400
 ATTEMPTS = 100
 """A server that is away when the time is over is asked again, for days if need be."""

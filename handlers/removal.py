@@ -17,7 +17,9 @@ from handlers.ports import Connections
 class RemovalRequest(Request):
     connection: ConnectionName
     database: str = Field(
-        pattern=NAME.pattern, description="Name of the database; only those that FlexDB made to be kept for a time."
+        pattern=NAME.pattern,
+        max_length=4096,
+        description="The database as the restore named it; only those that FlexDB made to be kept for a time.",
     )
 
 
@@ -42,6 +44,8 @@ class RemovalHandler(Handler[RemovalRequest]):
         if not faults:
             try:
                 target = self._target(request)
+                if "/" in request.database and target.database != request.database:
+                    faults.append(Fault("/database", f"This connection's database of that name is {target.database}."))
                 self._engines.for_target(target, RestoreEngine, self.operation)
             except FlexError as error:
                 faults.append(Fault("/database", f"{error.message} {error.hint}"))
@@ -57,4 +61,5 @@ class RemovalHandler(Handler[RemovalRequest]):
         return Outcome(RemovalResult(database=target.database, removed=removed))
 
     def _target(self, request: RemovalRequest) -> Target:
-        return written_target(self._connections, self._engines, request.connection, request.database)
+        name = request.database.rpartition("/")[2]
+        return written_target(self._connections, self._engines, request.connection, name)

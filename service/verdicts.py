@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from itertools import takewhile
 
 from service.ledger.records import Delivery, DeliveryStatus
 
@@ -46,16 +47,23 @@ class Answer:
         return self.body.lstrip()[:1] == "{"
 
 
-def _has_finished(answer: Answer) -> bool:
-    return "has finished" in answer.body
-
-
-def _does_not_exist(answer: Answer) -> bool:
-    return answer.is_json and "does not exist" in answer.body
-
-
 def _any(_: Answer) -> bool:
     return True
+
+
+def _says(words: str) -> Callable[[Answer], bool]:
+    return lambda answer: words in answer.body
+
+
+def _says_in_json(words: str) -> Callable[[Answer], bool]:
+    """A page with these words may come from anybody, a proxy or n8n while it starts."""
+    return lambda answer: answer.is_json and words in answer.body
+
+
+def _is_starting(answer: Answer) -> bool:
+    """n8n answers 200 to everything, and does nothing, while its port is open and its database is being migrated:
+    a moment at most starts, minutes at an update."""
+    return answer.body.lstrip().startswith("n8n is starting up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +80,27 @@ def _row(*statuses: int, follows: Follows, why: str, when: Callable[[Answer], bo
     return Row(frozenset(statuses), follows, why, when)
 
 
+STARTING = _row(*range(200, 300), follows=Follows.AGAIN, why="the receiver is starting", when=_is_starting)
+
 CALLBACK_TABLE: tuple[Row, ...] = (
+    STARTING,
     _row(*range(200, 300), follows=Follows.DELIVERED, why=""),
-    _row(409, follows=Follows.ENDED, why="the execution has finished", when=_has_finished),
+    _row(409, follows=Follows.ENDED, why="the execution failed or was stopped", when=_says("has finished with error")),
+    _row(409, follows=Follows.ENDED, why="the execution has finished", when=_says("has finished")),
+    _row(409, follows=Follows.AGAIN, why="the execution is not waiting yet", when=_says("is running already")),
     _row(401, 403, follows=Follows.ENDED, why="the receiver does not admit us"),
     _row(410, follows=Follows.ENDED, why="the receiver is gone for good"),
     _row(422, follows=Follows.ENDED, why="the receiver cannot process this"),
-    _row(404, follows=Follows.A_FEW_TIMES, why="nothing waits for this any more", when=_does_not_exist),
-    # 409: the receiver is not waiting yet. 404: it is starting, or waits for something else first.
+    _row(404, follows=Follows.A_FEW_TIMES, why="the execution does not exist", when=_says_in_json("does not exist")),
+    _row(
+        404, follows=Follows.AGAIN, why="nothing waits for a POST there now", when=_says_in_json("matching path/method")
+    ),
+    # All else: 404 without JSON, too, which is n8n before it has registered its webhooks.
     _row(404, 408, 409, 425, 429, *range(500, 600), follows=Follows.AGAIN, why="the receiver is not ready"),
 )
 
 SUBSCRIPTION_TABLE: tuple[Row, ...] = (
+    STARTING,
     _row(*range(200, 300), follows=Follows.DELIVERED, why=""),
     _row(410, follows=Follows.ENDED, why="the receiver is gone for good"),
 )
@@ -136,12 +153,18 @@ def judge(delivery: Delivery, answer: Answer, pace: Pace, now: float) -> Next:
         return DeliveryStatus.DELIVERED, 0.0, why
     if what is Follows.ENDED:
         return DeliveryStatus.ABANDONED, 0.0, why
-    if what is Follows.A_FEW_TIMES and delivery.attempts + 1 >= pace.a_few:
+    if what is Follows.A_FEW_TIMES and _in_a_row(delivery, why) + 1 >= pace.a_few:
         return DeliveryStatus.ABANDONED, 0.0, why
     delay = _callback_delay(delivery, what, pace, now) if delivery.kind == "callback" else _scheduled(delivery, pace)
     if delay is None:
         return DeliveryStatus.ABANDONED, 0.0, f"{why}; no further tries" if why else "no further tries"
     return DeliveryStatus.PENDING, _obeying(answer, pace.spread(delay), pace), why
+
+
+def _in_a_row(delivery: Delivery, why: str) -> int:
+    """How many attempts up to the last one met the same, since it was made or sent again."""
+    since = delivery.log[len(delivery.log) - delivery.attempts :] if delivery.attempts else ()
+    return sum(1 for _ in takewhile(lambda attempt: (attempt.error or "").endswith(why), reversed(since)))
 
 
 def _callback_delay(delivery: Delivery, what: Follows, pace: Pace, now: float) -> float | None:

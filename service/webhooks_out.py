@@ -197,7 +197,7 @@ def _error_text(answer: Answer, why: str) -> str | None:
     """None for a success. The receiver's own words are left out: they often quote the URL called."""
     if answer.http_status is None:
         return answer.error
-    if 200 <= answer.http_status < 300:
+    if 200 <= answer.http_status < 300 and not why:
         return None
     try:
         phrase = http.HTTPStatus(answer.http_status).phrase

@@ -91,7 +91,7 @@ class OwnRabbitMQ:
         self._home = home
         self._server = server
         self._epmd = epmd
-        self._port, self._epmd_port, self._dist_port = _free_ports(3)
+        self._port, self._epmd_port, self._dist_port = free_ports(3)
         self._name = f"flexdb{secrets.token_hex(4)}@localhost"
         self._running = ExitStack()
         self._mapping = ExitStack()
@@ -229,7 +229,8 @@ def _has_programs() -> bool:
     return any(DEBIAN.glob("rabbitmq_server-*/sbin")) and shutil.which("epmd") is not None
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports of loopback, no two the same, that nobody had a moment ago."""
     with ExitStack() as probes:
         sockets = [probes.enter_context(socket.socket()) for _ in range(number)]
         for probe in sockets:

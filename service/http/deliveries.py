@@ -15,8 +15,13 @@ from service.ledger.records import Delivery, DeliveryStatus
 
 
 def shown_url(url: str) -> str:
-    """Scheme, host and path: the query of a callback is a token, and user information is too."""
+    """Scheme, host and path: the query of a callback is a token, and user information is too.
+
+    What is no URL is the name of an exchange or a queue, and shown as it is.
+    """
     parsed = URL(url, encoded=True)
+    if parsed.raw_host is None:
+        return url
     port = f":{parsed.explicit_port}" if parsed.explicit_port is not None else ""
     host = f"[{parsed.raw_host}]" if parsed.raw_host and ":" in parsed.raw_host else parsed.raw_host
     return f"{parsed.scheme}://{host}{port}{parsed.raw_path}"

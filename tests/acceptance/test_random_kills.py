@@ -11,7 +11,7 @@ from tests.acceptance.audit import audit, nothing_half_built, staging, tools_are
 from tests.acceptance.scenes import Scene
 from tests.acceptance.service_process import until
 
-KILLS = 3
+KILLS = 2
 MIXTURE = ("backup", "backup", "verification", "restore", "restore", "check", "inspection")
 
 

@@ -495,8 +495,8 @@ async def test_an_address_of_rabbitmq_that_cannot_be_read_is_told_at_start(flexd
 
 async def test_help_comes_at_once(flexdb: CommandLine) -> None:
     took = []
-    for _ in range(3):
+    for _ in range(5):
         began = time.monotonic()
         assert (await flexdb("--help")).code == 0
         took.append(time.monotonic() - began)
-    assert min(took) < 0.5
+    assert min(took) < 0.8  # 0.25 on an idle machine; all engines imported would be 1.5

@@ -171,7 +171,8 @@ def test_a_database_kept_for_a_time_is_made_beside_and_its_removal_is_asked_for(
     (later,) = outcome.later
     assert (later.operation, later.seconds) == ("removal", 60)
     assert [claim.mode for claim in later.claims] == ["exclusive"]
-    assert shown(world.ask("removal", **later.data)) == {"database": str(kept), "removed": True}
+    removed = world.ask("removal", connection="shop", database=str(kept))  # as the restore named it
+    assert shown(removed) == {"database": str(kept), "removed": True}
     assert not kept.exists()
     assert shown(world.ask("removal", **later.data))["removed"] is False
 
@@ -180,6 +181,10 @@ def test_a_database_kept_for_a_time_is_made_beside_and_its_removal_is_asked_for(
 def test_nothing_but_a_kept_database_is_ever_removed(world: HandlerWorld, database: str) -> None:
     with pytest.raises(ValidationError):
         world.ask("removal", connection="shop", database=database)
+
+
+def test_a_kept_database_of_another_folder_is_not_taken_for_the_one_beside(world: HandlerWorld) -> None:
+    assert world.faults("removal", connection="shop", database="/elsewhere/flexdb_kept_x") == ["/database"]
 
 
 def test_a_name_that_would_be_removed_cannot_be_chosen(world: HandlerWorld) -> None:

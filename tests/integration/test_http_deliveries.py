@@ -76,6 +76,7 @@ async def test_an_unknown_delivery_is_404(doors: Doors) -> None:
         ("http://h/p?q#f", "http://h/p"),
         ("https://[2001:db8::1]:8443/x", "https://[2001:db8::1]:8443/x"),
         ("http://u:p@h:80", "http://h:80/"),
+        ("flexdb.events", "flexdb.events"),
     ],
 )
 def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:

@@ -51,7 +51,7 @@ HEADERS = st.dictionaries(
     ),
     HEADER_VALUE | st.sampled_from(["1.0", "application/json", "check.requested", "wait=0", '"a\\"', "%ff", "%zz"]),
 )
-FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class Bench:

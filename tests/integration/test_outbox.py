@@ -204,6 +204,17 @@ async def test_a_receiver_that_is_not_yet_waiting_is_asked_again_like_n8n(
     assert delivery.status is DeliveryStatus.DELIVERED and len(receiver.got) == 3
 
 
+async def test_a_success_that_means_nothing_is_no_success(ledger: SQLiteLedger, new_receiver: NewReceiver) -> None:
+    receiver = await new_receiver(answering(200, "n8n is starting up. Please wait"), answering(200))
+    async with relaying(ledger):
+        delivery = await settled(ledger, await finish_one(ledger, receiver.url))
+    assert delivery.status is DeliveryStatus.DELIVERED and len(receiver.got) == 2
+    assert [(line.http_status, line.error) for line in delivery.log] == [
+        (200, "200 OK: the receiver is starting"),
+        (200, None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("status", "text", "tries"),
     [

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from service.ledger.records import Delivery, DeliveryStatus
+from service.ledger.records import Attempt, Delivery, DeliveryStatus
 from service.verdicts import Answer, Pace, judge, parse_retry_after
 
 NOW = 1_800_000_000.0
@@ -20,12 +20,17 @@ FAILED = '{"code":409,"message":"The execution \\"7\\" has finished with error."
 MISSING = '{"code":404,"message":"The execution \\"7\\" does not exist."}'
 NO_WAIT = '{"message":"The workflow does not contain a waiting webhook with a matching path/method."}'
 STARTING = "<html><pre>Cannot POST /webhook-waiting/7</pre></html>"
+MIGRATING = "n8n is starting up. Please wait"
 
 
-def delivery(kind: str = "callback", attempts: int = 0, age: float = 1.0) -> Delivery:
+def delivery(
+    kind: str = "callback", attempts: int = 0, age: float = 1.0, errors: tuple[str | None, ...] = ()
+) -> Delivery:
+    """`errors` are of all attempts ever made, `attempts` counts those since it was made or sent again."""
+    log = tuple(Attempt(number, NOW, None, error, 1.0) for number, error in enumerate(errors, 1))
     return Delivery(
         "d", "j", "j/terminal", "backup.completed", kind, "n8n", "http://n8n/x", "n8n", b"{}",
-        PENDING, attempts, NOW - age, NOW, None, None,
+        PENDING, attempts, NOW - age, NOW, None, None, log,
     )  # fmt: skip
 
 
@@ -33,6 +38,7 @@ def delivery(kind: str = "callback", attempts: int = 0, age: float = 1.0) -> Del
     ("status", "body", "follows"),
     [
         (200, "", DELIVERED), (201, "", DELIVERED), (204, "", DELIVERED), (299, "", DELIVERED),
+        (200, MIGRATING, PENDING), (200, '{"message":"Workflow was started"}', DELIVERED),
         (409, RUNNING, PENDING), (409, FINISHED, ABANDONED), (409, FAILED, ABANDONED), (409, "", PENDING),
         (500, '{"code":0,"message":"There was a problem executing the workflow"}', PENDING),
         (502, "", PENDING), (503, "", PENDING), (504, "", PENDING), (599, "", PENDING),
@@ -54,6 +60,32 @@ def test_callbacks_follow_the_table(status: int | None, body: str, follows: Deli
 )
 def test_subscriptions_follow_the_table(status: int | None, follows: DeliveryStatus) -> None:
     assert judge(delivery("subscription"), Answer(status, FINISHED), STEADY, NOW)[0] is follows
+
+
+@pytest.mark.parametrize("kind", ["callback", "subscription"])
+def test_a_success_that_n8n_answers_while_it_starts_is_none(kind: str) -> None:
+    status, wait, why = judge(delivery(kind), Answer(200, MIGRATING), STEADY, NOW)
+    assert (status, why) == (PENDING, "the receiver is starting") and wait > 0
+    assert judge(delivery(kind), Answer(200, '{"text": "n8n is starting up"}'), STEADY, NOW)[0] is DELIVERED
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (409, RUNNING, "the execution is not waiting yet"),
+        (409, FINISHED, "the execution has finished"),
+        (409, FAILED, "the execution failed or was stopped"),
+        (404, MISSING, "the execution does not exist"),
+        (404, NO_WAIT, "nothing waits for a POST there now"),
+        (404, STARTING, "the receiver is not ready"),
+        (404, "<html>The page does not exist.</html>", "the receiver is not ready"),
+        (500, '{"code":0,"message":"There was a problem executing the workflow"}', "the receiver is not ready"),
+        (401, '{"error":"Invalid token"}', "the receiver does not admit us"),
+        (403, "Authorization data is wrong!", "the receiver does not admit us"),
+    ],
+)
+def test_the_reason_tells_n8ns_answers_apart(status: int, body: str, why: str) -> None:
+    assert judge(delivery(), Answer(status, body), STEADY, NOW)[2] == why
 
 
 def test_a_refused_destination_is_given_up_at_once() -> None:
@@ -82,10 +114,29 @@ def test_a_callback_redelivered_after_its_hours_still_gets_a_few_tries() -> None
     assert late == [PENDING] * 4 + [ABANDONED]
 
 
-def test_a_missing_execution_gets_a_few_tries() -> None:
-    found = [judge(delivery(attempts=n), Answer(404, MISSING), STEADY, NOW)[0] for n in range(5)]
-    assert found == [PENDING] * 4 + [ABANDONED]
-    assert judge(delivery(attempts=50), Answer(404, NO_WAIT), STEADY, NOW)[0] is PENDING
+GONE = "404 Not Found: the execution does not exist"
+EARLY = "409 Conflict: the execution is not waiting yet"
+
+
+@pytest.mark.parametrize(
+    ("errors", "attempts", "follows"),
+    [
+        ((), 0, PENDING),
+        ((GONE,) * 3, 3, PENDING),
+        ((GONE,) * 4, 4, ABANDONED),
+        ((EARLY,) * 20, 20, PENDING),
+        ((EARLY, *(GONE,) * 4), 5, ABANDONED),
+        ((*(GONE,) * 4, EARLY), 5, PENDING),
+        ((GONE,) * 5, 0, PENDING),
+        ((GONE,) * 9, 4, ABANDONED),
+    ],
+)
+def test_a_missing_execution_gets_five_tries_in_a_row(
+    errors: tuple[str, ...], attempts: int, follows: DeliveryStatus
+) -> None:
+    found = delivery(attempts=attempts, errors=errors)
+    assert judge(found, Answer(404, MISSING), STEADY, NOW)[0] is follows
+    assert judge(found, Answer(404, NO_WAIT), STEADY, NOW)[0] is PENDING
 
 
 def test_subscriptions_follow_the_schedule_to_its_end() -> None:
