@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo serve test torture check bench lock clean
+.PHONY: help setup demo serve test test-n8n n8n-pictures torture check bench lock clean
 
 help:
 	@echo "make demo    a database is backed up, proven, restored and compared, customers are taken in from an API (DATABASE_URL=postgresql://… for your own)"
 	@echo "make test    all tests"
+	@echo "make test-n8n all workflows in a real n8n, which is fetched into ~/.cache/flexdb (2.2 GB, npm and a C++ compiler)"
 	@echo "make torture 10,000 events while replicas are killed, then a count (FLEXDB_TORTURE_EVENTS, FLEXDB_TORTURE_KILL_SECONDS)"
 	@echo "make serve   run the service on http://127.0.0.1:8080"
 	@echo "make check   linters, types, import contracts, tests of the documents"
@@ -36,6 +37,15 @@ serve: setup
 test: setup
 	@echo "== tests: servers found are used, others are started from packages, what is skipped is named at the end"
 	@$(BIN)/python -m pytest -n 3 --dist loadgroup -rs
+
+test-n8n: setup
+	@echo "== n8n: fetched into a cache outside this folder unless it is there, then every workflow runs in it, beside a real RabbitMQ"
+	@$(BIN)/python -m tools.n8n_install
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs tests/n8n $(ARGS)
+
+n8n-pictures: setup
+	@echo "== pictures: headless Chromium opens every workflow in n8n's editor"
+	@$(BIN)/python -m tools.n8n_pictures $(ARGS)
 
 torture: setup
 	@echo "== torture: replicas on one PostgreSQL ledger and one RabbitMQ, killed again and again under load"

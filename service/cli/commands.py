@@ -22,6 +22,7 @@ from service.cli import (
     subscriptions,
 )
 from service.cli.exits import CommandError, Exit
+from service.cli.n8n import commands as n8n
 from service.cli.options import EventId, Json, Timeout, Wait
 from service.cli.output import write_error
 
@@ -40,6 +41,7 @@ app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(dead.app, name="dead")
 app.add_typer(collections.app, name="collections")
+app.add_typer(n8n.app, name="n8n")
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""`flexdb n8n`: brings the shipped workflows into an n8n and looks whether the two work together."""
