@@ -36,6 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
         SERVERS.enter_context(mariadb.some_mysql())
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail where tests that share a dear fixture would each run anywhere: pytest-xdist says nothing of it."""
+    grouping = hasattr(item.config, "workerinput") and item.config.getoption("loadgroup")
+    if grouping and item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+        pytest.fail("this pytest-xdist does not group tests with this pytest: see pyproject.toml")
+
+
 def pytest_unconfigure() -> None:
     SERVERS.close()
 
