@@ -26,6 +26,7 @@ from tests.servers import (
 
 FreshDatabase = Callable[..., str]
 SERVERS = ExitStack()
+SERVERS_OF_A_MODULE = {"rabbitmq_node", "own_server"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +35,16 @@ def pytest_configure(config: pytest.Config) -> None:
         SERVERS.enter_context(some_postgres())
         SERVERS.enter_context(rabbitmq.some_rabbitmq())
         SERVERS.enter_context(mariadb.some_mysql())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where a module starts a server for itself, its tests share a process, so that it starts one and not three."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.get_closest_marker("xdist_group"):
+            continue
+        if SERVERS_OF_A_MODULE.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
