@@ -52,6 +52,12 @@ class AdoptionRequest(Request):
     verify: int = Field(default=2, ge=0, le=HIGHEST_LEVEL, description="Level to reach before it counts as completed.")
     labels: Labels = Field(default_factory=dict)
     storage: str | None = Field(default=None, description="Name of the configured store it was uploaded to.")
+    whole: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Whether the dump holds all of its database, which you may know and FlexDB cannot; `latest` takes "
+        "whole ones. What a dump itself shows to be a part is one, whatever is said here.",
+    )
     keep: bool = Field(default=False, description="Leave the uploaded file where it is.")
     made_at: AwareDatetime | None = Field(
         default=None, description="When the dump was made; now, when left out. `latest` goes by it."
@@ -154,7 +160,8 @@ class AdoptionHandler(Handler[AdoptionRequest]):
             )
         modified = found.modified.isoformat()
         adopted = {"name": name, "bytes": came.bytes, "sha256": digest, "format": format, "modified": modified}
-        return replace(dump, options=dump.options | {"adopted": adopted})
+        said = {} if request.whole is None else {"whole": request.whole}
+        return replace(dump, options=said | dump.options | {"adopted": adopted})
 
     def _recognised(self, head: bytes, name: str, target: Target) -> str:
         """The format of the dump, as the connection's engine names it. Raises `InvalidDump`."""

@@ -53,6 +53,8 @@ class MadeBackup(Result):
     raw_bytes: int
     sha256: str
     level: int
+    whole: bool | None
+    """Whether all of the database is in it; null: nobody knows, it was made by hand."""
     objects: tuple[ObjectCount, ...]
     objects_total: int
     rows: int | None
@@ -244,6 +246,7 @@ def told(entry: CatalogueEntry) -> dict[str, Any]:
         "raw_bytes": sum(file.raw_bytes for file in manifest.files),
         "sha256": manifest.sha256,
         "level": entry.level,
+        "whole": manifest.whole,
         "objects": manifest.objects[:OBJECTS_SHOWN],
         "objects_total": len(manifest.objects),
         "rows": sum(rows) if manifest.counts == "exact" else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,9 +59,15 @@ class Catalogue(Protocol):
         ...
 
     def find(
-        self, *, connection: str | None, labels: Mapping[str, str], min_level: int, limit: int
+        self,
+        *,
+        connection: str | None,
+        labels: Mapping[str, str],
+        min_level: int,
+        whole: Collection[bool | None],
+        limit: int,
     ) -> list[CatalogueEntry]:
-        """Newest first, undamaged, listed ones that match all of it."""
+        """Newest first, undamaged, listed ones that match all of it; `whole` has what `Manifest.whole` may be."""
         ...
 
     def published_by(self, job_id: str, connection: str, store: str | None) -> CatalogueEntry | None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from engines.artefacts.manifest import ANY_EXTENT
 from engines.artefacts.reading import Artefact
 from engines.base import Finding, RestoreOptions
 from engines.errors import ArtefactDamaged, FlexError, StorageFull
@@ -14,6 +15,7 @@ from engines.run import Run
 from engines.storage.base import Store
 from handlers.backup import BackupHandler, BackupRequest, backup_options
 from handlers.base import ConnectionName, Fault, Handler, Outcome, Request, Result
+from handlers.choosing import extent
 from handlers.findings import before_backup, before_restore
 from handlers.ports import Catalogue, CatalogueEntry, Connections, Stores
 from handlers.restore import RestoreHandler, RestoreRequest, one_database
@@ -108,14 +110,14 @@ class PreflightHandler(Handler[PreflightRequest]):
     def _before_backup(self, request: BackupRequest, run: Run) -> list[Finding]:
         target = self._connections.target(request.connection)
         found = list(before_backup(self._engines, target, backup_options(request), run))
-        last = self._catalogue.find(connection=request.connection, labels={}, min_level=0, limit=1)
+        last = self._catalogue.find(connection=request.connection, labels={}, min_level=0, whole=ANY_EXTENT, limit=1)
         found.append(_room(self._stores.store(request.storage), last[0] if last else None))
         return found
 
     def _before_restore(self, request: RestoreRequest, run: Run) -> list[Finding]:
         target = self._restore.target(request, run.job_id)
         try:
-            entry = self._restore.entry(request)
+            entry = self._restore.choose(request).entries[0]
             artefact = one_database(Artefact(self._stores.store(entry.store), entry.folder, entry.manifest), request)
         except FlexError as error:
             return [Finding("backup", False, error.message, error.hint, error)]
@@ -160,9 +162,11 @@ def _backup(entry: CatalogueEntry) -> Finding:
     if entry.damaged:
         detail = f"{backup_id} was found damaged."
         return Finding("backup", False, detail, "Choose another backup.", ArtefactDamaged(detail))
-    proven = entry.level >= SURE_LEVEL
-    hint = "" if proven else f"Verify it to level {SURE_LEVEL} or 3 first."
-    return Finding("backup", proven, f"{backup_id} was verified to level {entry.level}.", hint)
+    proven, part = entry.level >= SURE_LEVEL, entry.manifest.whole is not True
+    hints = ["Be sure that this is what you want."] if part else []
+    hints += [] if proven else [f"Verify it to level {SURE_LEVEL} or 3 first."]
+    detail = f"{backup_id} was verified to level {entry.level}" + (f"; it {extent(entry)}." if part else ".")
+    return Finding("backup", not hints, detail, " ".join(hints))
 
 
 def _stored(artefact: Artefact) -> Finding:

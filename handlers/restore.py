@@ -19,7 +19,6 @@ from engines.errors import (
     ObjectMissing,
     Stopped,
     TargetMissing,
-    UnknownBackup,
     UnsupportedOperation,
 )
 from engines.registry import EngineRegistry
@@ -37,6 +36,7 @@ from handlers.base import (
     backup_key,
     target_claim,
 )
+from handlers.choosing import Choice, Whole, choose, must_be_whole
 from handlers.connections import connection_faults, written_target
 from handlers.findings import before_restore, raise_first
 from handlers.kept import LONGEST_SECONDS, PREFIX, kept_name, removal_of
@@ -47,13 +47,14 @@ SAFETY_LEVEL = 2
 
 
 class LatestBackup(BaseModel):
-    """The newest undamaged backup that matches all of it."""
+    """The newest undamaged backup that matches all of it; whole databases before parts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     connection: ConnectionName
     labels: Labels = Field(default_factory=dict)
     min_level: int = Field(default=0, ge=0, le=3)
+    whole: Whole = None
 
 
 class RestoreRequest(Request):
@@ -126,6 +127,8 @@ class RestoreResult(Result):
     seconds: float
     level: int
     """Level the backup had been verified to."""
+    whole: bool | None
+    """Whether the backup holds its whole database; null: nobody knows, it was made by hand."""
     notes: tuple[str, ...]
     safety_backup_id: str | None = None
     """The backup that was taken of what was replaced."""
@@ -193,14 +196,15 @@ class RestoreHandler(Handler[RestoreRequest]):
     def run(self, request: RestoreRequest, run: Run) -> Outcome:
         began = time.monotonic()
         target = self.target(request, run.job_id)
-        entry = self.entry(request)
+        choice = self.choose(request)
+        entry = choice.entries[0]
         if request.latest is not None:
             self._catalogue.hold(entry.manifest.backup_id, run.job_id, run.token)
         if entry.manifest.engine != target.engine:
             raise self.other_engine(entry, target.engine)
         try:
             artefact = one_database(Artefact(self._stores.store(entry.store), entry.folder, entry.manifest), request)
-            work = Work(request, target, artefact, entry, run, began)
+            work = Work(request, target, artefact, entry, choice.notes, run, began)
             return self._plan(work) if request.mode == "plan" else self._restore(work)
         except (ArtefactDamaged, ObjectMissing) as error:
             error.details.setdefault("backup_id", entry.manifest.backup_id)
@@ -252,7 +256,8 @@ class RestoreHandler(Handler[RestoreRequest]):
             if safety is not None and _is_superfluous(safety, work.run, error):
                 self._maker.discard(safety)
             raise
-        result = work.result(done.objects).model_copy(update={"database": done.database, "notes": done.notes})
+        notes = (*work.notes, *done.notes)
+        result = work.result(done.objects).model_copy(update={"database": done.database, "notes": notes})
         if safety is None:
             return self._kept(work, result)
         result = result.model_copy(update={"safety_backup_id": safety.manifest.backup_id})
@@ -287,18 +292,15 @@ class RestoreHandler(Handler[RestoreRequest]):
             error.details.setdefault("backup_id", None)  # it says nothing about the backup to be restored
             raise
 
-    def entry(self, request: RestoreRequest) -> CatalogueEntry:
+    def choose(self, request: RestoreRequest) -> Choice:
         """The backup that is meant; raises `UnknownBackup`."""
         if request.backup_id:
-            return self._catalogue.backup(request.backup_id)
+            return Choice([self._catalogue.backup(request.backup_id)])
         assert request.latest is not None  # noqa: S101  the model allows exactly one of both
-        wanted = request.latest
-        found = self._catalogue.find(
-            connection=wanted.connection, labels=wanted.labels, min_level=wanted.min_level, limit=1
-        )
-        if not found:
-            raise UnknownBackup(f"No undamaged backup of {wanted.connection!r} matches the labels and level asked for.")
-        return found[0]
+        choice = choose(self._catalogue, request.latest)
+        if request.mode == "replace" and request.latest.whole is not False:
+            must_be_whole(choice.entries[0])
+        return choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +311,8 @@ class Work:
     target: Target
     artefact: Artefact
     entry: CatalogueEntry
+    notes: tuple[str, ...]
+    """Of how the backup was chosen."""
     run: Run
     began: float
 
@@ -328,7 +332,8 @@ class Work:
             rows=sum(rows) if rows else None,
             seconds=round(time.monotonic() - self.began, 3),
             level=self.entry.level,
-            notes=(),
+            whole=self.entry.manifest.whole,
+            notes=self.notes,
         )
 
 

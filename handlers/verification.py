@@ -13,7 +13,6 @@ from engines.errors import (
     AssertionFailed,
     FlexError,
     ObjectMissing,
-    UnknownBackup,
     UnsupportedOperation,
     VerificationImpossible,
 )
@@ -21,6 +20,7 @@ from engines.registry import EngineRegistry
 from engines.run import Run
 from handlers.asserting import AssertionRequest
 from handlers.base import Claim, ConnectionName, Handler, Labels, Outcome, Request, Result, Verified, backup_key
+from handlers.choosing import Whole, choose
 from handlers.ports import Catalogue, CatalogueEntry, Connections, Stores
 from handlers.proof import HIGHEST_LEVEL, Prover, shown_evidence
 
@@ -33,6 +33,7 @@ class BackupFilter(BaseModel):
     connection: ConnectionName | None = None
     labels: Labels = Field(default_factory=dict)
     min_level: int = Field(default=0, ge=0, le=HIGHEST_LEVEL)
+    whole: Whole = None
     limit: int = Field(default=1, ge=1, le=100, description="How many, newest first.")
 
 
@@ -112,12 +113,7 @@ class VerificationHandler(Handler[VerificationRequest]):
         if request.backup_id:
             return [self._catalogue.backup(request.backup_id)]
         assert request.filter is not None  # noqa: S101  the model allows exactly one of both
-        wanted = request.filter
-        entries = self._catalogue.find(
-            connection=wanted.connection, labels=wanted.labels, min_level=wanted.min_level, limit=wanted.limit
-        )
-        if not entries:
-            raise UnknownBackup("No undamaged backup matches the filter.")
+        entries = choose(self._catalogue, request.filter, request.filter.limit).entries
         for entry in entries:
             self._catalogue.hold(entry.manifest.backup_id, run.job_id, run.token)
         return entries

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -40,9 +40,15 @@ class LedgerCatalogue:
         return entry
 
     def find(
-        self, *, connection: str | None, labels: Mapping[str, str], min_level: int, limit: int
+        self,
+        *,
+        connection: str | None,
+        labels: Mapping[str, str],
+        min_level: int,
+        whole: Collection[bool | None],
+        limit: int,
     ) -> list[CatalogueEntry]:
-        wanted = BackupFilter(connection, labels, min_level, listed_only=True, undamaged_only=True)
+        wanted = BackupFilter(connection, labels, min_level, whole, listed_only=True, undamaged_only=True)
         return list(self._ask(self._ledger.backups(wanted, limit=limit)).items)
 
     def published_by(self, job_id: str, connection: str, store: str | None) -> CatalogueEntry | None:

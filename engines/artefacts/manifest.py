@@ -9,10 +9,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MANIFEST_NAME = "manifest.json"
+ANY_EXTENT: tuple[bool | None, ...] = (True, False, None)
+"""All that `Manifest.whole` may be."""
+SIGNS_OF_A_PART = ("include", "exclude", "missing_schemas", "missing_tables")
+"""Options that are set when something of the database was left out, by wish or by what a dump shows of itself."""
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # ignore: newer versions may add fields
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)  # ignore: newer versions may add fields
 
 
 class ObjectCount(_Part):
@@ -94,5 +98,22 @@ class Manifest(_Part):
         """SHA-256 of the main (first) file as stored."""
         return self.files[0].sha256
 
+    @property
+    def whole(self) -> bool | None:
+        """Whether all of the database is in it, or all databases of a whole server.
+
+        False for a part: chosen tables, definitions without rows, rows without definitions. None where nobody can know
+        it: a dump made by hand does not tell what else the database held, unless somebody said so when it was adopted.
+        """
+        return _whole(self.options)
+
     def to_bytes(self) -> builtins.bytes:
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+def _whole(options: dict[str, Any]) -> bool | None:
+    if options.get("scope") == "server":
+        return all(_whole(each) is True for each in options.get("databases", {}).values())
+    if options.get("content", "all") != "all" or any(options.get(sign) for sign in SIGNS_OF_A_PART):
+        return False
+    return options.get("whole") if "adopted" in options else True

@@ -82,5 +82,6 @@ def _described(contents: Contents, head: bytes, out: ArtefactWriter) -> Dump:
             "longest_statement": contents.longest,
             "definers": sorted(contents.definers),
             "source_database": source[1].decode(errors="replace") if source else "",
+            **({"whole": False} if contents.lacks_half else {}),
         },
     )

@@ -166,6 +166,11 @@ class Contents:
         names = self._created or self._mentioned | set(self.rows)
         return [(name, self.rows.get(name, 0)) for name in sorted(names)]
 
+    @property
+    def lacks_half(self) -> bool:
+        """Whether it makes tables without a word of their rows, or fills tables that it does not make."""
+        return bool(self._mentioned or any(self.rows.values())) != bool(self._created - self.elsewhere)
+
     def objects(self, *, counted: bool = True) -> tuple[ObjectCount, ...]:
         """As the manifest lists them: tables with their rows first, then everything else."""
         unknown = self.uncounted | self.elsewhere

@@ -182,6 +182,7 @@ class Adoption:
                 "roles": sorted(outline.roles),
                 "extensions": sorted(set(outline.extensions)),
                 "missing_schemas": outline.missing_schemas,
+                "missing_tables": outline.missing_tables,
             },
         )
 

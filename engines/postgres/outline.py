@@ -21,6 +21,7 @@ _MAKES = re.compile(
     rf"CREATE (?:UNLOGGED )?((?:FOREIGN )?TABLE|(?:OR REPLACE )?VIEW|MATERIALIZED VIEW|SEQUENCE) {_FULL}"
 )
 _IDENTITY = re.compile(rf"ALTER TABLE .*? ADD GENERATED .*?SEQUENCE NAME {_FULL}", re.DOTALL)
+_REFERS = re.compile(rf"ALTER TABLE .*? FOREIGN KEY \([^)]*\) REFERENCES {_FULL}\(", re.DOTALL)
 _COPY = re.compile(rf"COPY {_FULL}[ (]")
 _PARTITIONED = re.compile(r"\nPARTITION BY (RANGE|LIST|HASH) ")
 _EXTENSION = re.compile(rf"CREATE EXTENSION (?:IF NOT EXISTS )?({_NAME})")
@@ -66,6 +67,8 @@ class Outline:
     roles: set[str] = field(default_factory=set)
     extensions: list[str] = field(default_factory=list)
     schemas: set[str] = field(default_factory=set)
+    referred: set[str] = field(default_factory=set)
+    """Tables that foreign keys lead to."""
     statements: int = 0
     complete: bool = False
     """Whether the line that ends a dump came, and no statement after it."""
@@ -116,6 +119,8 @@ class Outline:
             self.large_objects += 1
         elif found := _IDENTITY.match(text):
             self.kinds[self._full(found.group(1))] = "sequence"
+        elif found := _REFERS.match(text):
+            self.referred.add(self._full(found.group(1)))
         else:
             self._setting(text)
             self._people(text)
@@ -172,6 +177,12 @@ class Outline:
         """Schemas it puts something into without making them: a dump of chosen tables."""
         used = {name.partition(".")[0] for name in self.kinds}
         return sorted(used - self.schemas - {"public"})
+
+    @property
+    def missing_tables(self) -> list[str]:
+        """Tables its foreign keys lead to and it does not make: a dump of chosen tables, unless they are an
+        extension's, which no dump makes."""
+        return [] if self.extensions else sorted(self.referred - set(self.kinds))
 
 
 def decoded(statement: bytes) -> str:

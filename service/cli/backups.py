@@ -45,10 +45,20 @@ def _cell(backup: dict[str, Any], column: str) -> Any:
     from service.cli.output import console, size
 
     if column == "state":
-        return "damaged" if backup.get("damaged") else ("ok" if backup.get("listed", True) else "unlisted")
+        return _state(backup)
     if column == "bytes" and console().is_terminal:
         return size(backup.get("bytes"))
     return backup.get(column)
+
+
+def _state(backup: dict[str, Any]) -> str:
+    """What speaks against restoring it, the worst first."""
+    if backup.get("damaged"):
+        return "damaged"
+    if not backup.get("listed", True):
+        return "unlisted"
+    whole = backup.get("whole", True)
+    return "ok" if whole else "whole?" if whole is None else "part"
 
 
 @app.command()

@@ -106,7 +106,8 @@ def restore(
     to: Annotated[str, typer.Option("--to", help="Connection to restore into.")],
     backup_id: Annotated[str | None, typer.Argument(help="The backup; or use --latest.")] = None,
     latest: Annotated[
-        str | None, typer.Option("--latest", help="The newest undamaged backup of this connection.")
+        str | None,
+        typer.Option("--latest", help="The newest undamaged backup of this connection; parts of it are passed over."),
     ] = None,
     into: Annotated[
         str | None, typer.Option("--into", help="Another database there (SQLite: a file beside it).")
@@ -197,6 +198,10 @@ def adopt(
     name: Annotated[str | None, typer.Option("--name", help="Name of the upload; default that of the file.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="In place of an upload of that name.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the upload there when it was adopted.")] = False,
+    whole: Annotated[
+        bool | None,
+        typer.Option("--whole/--part", help="Whether all of the database is in it, which FlexDB cannot know."),
+    ] = None,
     event_id: EventId = None,
     wait: Wait = True,
     timeout: Timeout = None,
@@ -211,6 +216,7 @@ def adopt(
     data: dict[str, Any] = {"connection": connection, "verify": verify, "keep": keep}
     data |= {"labels": labels_of(label)} if label else {}
     data |= {"storage": storage} if storage else {}
+    data |= {} if whole is None else {"whole": whole}
     raise typer.Exit(
         adopt_and_wait(
             dump, data, name=name, replace=replace, event_id=event_id, wait=wait, seconds=timeout, as_json=as_json

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from aiohttp import web
 
-from engines.artefacts.manifest import StoredFile
+from engines.artefacts.manifest import ANY_EXTENT, StoredFile
 from engines.errors import ArtefactDamaged, ObjectMissing, UnknownBackup
 from engines.storage.base import Store
 from handlers.base import Fault
@@ -17,6 +17,7 @@ from handlers.ports import CatalogueEntry
 from service.http.keys import PARTS
 from service.http.paging import page_response, wished_limit
 from service.http.problems import BEGUN
+from service.http.query import flag
 from service.intake import Refused
 from service.ledger.records import BackupFilter
 
@@ -39,6 +40,7 @@ def shown(entry: CatalogueEntry) -> dict[str, Any]:
         "bytes": manifest.bytes,
         "sha256": manifest.sha256,
         "level": entry.level,
+        "whole": manifest.whole,
         "damaged": entry.damaged,
         "listed": entry.listed,
         "labels": manifest.labels,
@@ -59,7 +61,7 @@ async def _entry(request: web.Request) -> CatalogueEntry:
 
 
 async def list_backups(request: web.Request) -> web.Response:
-    """GET /backups: newest first, filtered by connection, label=name:value and min_level."""
+    """GET /backups: newest first, filtered by connection, label=name:value, min_level and whole."""
     query = request.query
     labels = {}
     for text in query.getall("label", ()):
@@ -70,8 +72,9 @@ async def list_backups(request: web.Request) -> web.Response:
     level = query.get("min_level", "0")
     if level not in {str(number) for number in range(HIGHEST_LEVEL + 1)}:
         raise Refused(422, "invalid_request", "min_level is 0 to 3.", (Fault("/min_level", "This is 0 to 3."),))
+    whole = (flag(request, "whole"),) if "whole" in query else ANY_EXTENT
     page = await request.app[PARTS].ledger.backups(
-        BackupFilter(query.get("connection"), labels, int(level)),
+        BackupFilter(query.get("connection"), labels, int(level), whole),
         cursor=query.get("cursor") or None,
         limit=wished_limit(query),
     )

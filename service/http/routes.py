@@ -56,6 +56,7 @@ BACKUP_FILTERS = (
     ("connection", "Name of a connection."),
     ("label", "NAME:VALUE; may be given several times."),
     ("min_level", "Verified at least to this level, 0 to 3."),
+    ("whole", "true: only backups of whole databases; false: only parts."),
 )
 UPLOADED_TO = (("storage", "Name of a configured store; the default one when left out."),)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from engines.artefacts.manifest import ANY_EXTENT
 from handlers.base import Claim
 from service.jobs import Status
 
@@ -296,5 +297,7 @@ class BackupFilter:
     connection: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     min_level: int = 0
+    whole: Collection[bool | None] = ANY_EXTENT
+    """What `Manifest.whole` may be."""
     listed_only: bool = False
     undamaged_only: bool = False

@@ -142,6 +142,31 @@ class KeepingSuite:
         page = await world.ledger.backups(BackupFilter(), limit=3, cursor=page.next_cursor)
         assert [one.manifest.backup_id for one in page.items] == ["b1"] and page.next_cursor is None
 
+    async def test_whole_backups_are_found_behind_any_number_of_parts(self, world: World) -> None:
+        await world.ledger.adopt_backup(entry("w1", ended=1.0))
+        await world.ledger.adopt_backup(entry("w2", ended=2.0))
+        await world.ledger.adopt_backup(entry("by-hand", ended=3.0, options={"adopted": {}}))
+        for number in range(7):
+            await world.ledger.adopt_backup(entry(f"p{number}", ended=4.0, options={"include": ["orders"]}))
+        await world.ledger.adopt_backup(entry("w3", ended=0.5, options={"content": "all", "include": []}))
+
+        async def pages(whole: tuple[bool | None, ...], limit: int) -> list[list[str]]:
+            found, cursor = [], None
+            while True:
+                page = await world.ledger.backups(BackupFilter(whole=whole), limit=limit, cursor=cursor)
+                found.append([one.manifest.backup_id for one in page.items])
+                cursor = page.next_cursor
+                if cursor is None:
+                    return found
+
+        assert await pages((True,), 1) == [["w2"], ["w1"], ["w3"]]
+        assert await pages((True,), 2) == [["w2", "w1"], ["w3"]]
+        assert await pages((True,), 3) == [["w2", "w1", "w3"]]
+        assert await pages((True, None), 2) == [["by-hand", "w2"], ["w1", "w3"]]
+        assert await pages((False,), 4) == [["p6", "p5", "p4", "p3"], ["p2", "p1", "p0"]]
+        parts = ["p6", "p5", "p4", "p3", "p2", "p1", "p0"]
+        assert await pages((True, False, None), 9) == [[*parts, "by-hand", "w2"], ["w1", "w3"]]
+
     async def test_an_unknown_backup_is_none(self, world: World) -> None:
         assert await world.ledger.backup("nothing") is None
 

@@ -72,6 +72,7 @@ def entry(
         database="/data/shop.sqlite",
         server_version="3.40.1",
         flexdb_version="0.1.0",
+        options=fields.pop("options", {}),
         labels=fields.pop("labels", {}),
         started_at=at,
         ended_at=at,

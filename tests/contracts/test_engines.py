@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -476,6 +477,17 @@ def test_options_an_engine_lacks_are_refused_before_anything_is_done(case: Engin
     with pytest.raises(UnsupportedOperation):
         case.engine.restore(artefact, case.absent(), RestoreOptions(include=("customers",)), bench.run())
     assert len([key for key in bench.stored() if not key.endswith(MANIFEST_NAME)]) == 1
+
+
+@pytest.mark.parametrize(
+    "asked", [{"include": ("customers",)}, {"exclude": ("customers",)}, {"content": "schema"}, {"content": "data"}]
+)
+def test_a_part_of_a_database_is_known_from_the_whole(case: EngineCase, bench: Bench, asked: dict[str, Any]) -> None:
+    target = case.filled()
+    assert bench.back_up(case, target).manifest.whole is True
+    assert bench.back_up(case, target, jobs=1, counts="none").manifest.whole is True
+    if not case.engine.refuse_options(BackupOptions(**asked)):
+        assert bench.back_up(case, target, **asked).manifest.whole is False
 
 
 def test_leftovers_of_dead_jobs_are_removed_and_of_living_ones_kept(case: EngineCase, bench: Bench) -> None:

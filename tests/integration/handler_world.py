@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -38,13 +38,20 @@ class DictCatalogue:
             raise UnknownBackup(f"There is no backup {backup_id!r}.") from None
 
     def find(
-        self, *, connection: str | None, labels: Mapping[str, str], min_level: int, limit: int
+        self,
+        *,
+        connection: str | None,
+        labels: Mapping[str, str],
+        min_level: int,
+        whole: Collection[bool | None],
+        limit: int,
     ) -> list[CatalogueEntry]:
         found = [
             entry
             for entry in reversed(self.entries.values())
             if connection in (None, entry.manifest.connection)
             and entry.level >= min_level
+            and entry.manifest.whole in whole
             and entry.listed
             and not entry.damaged
             and labels.items() <= entry.manifest.labels.items()

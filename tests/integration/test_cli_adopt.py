@@ -87,6 +87,21 @@ async def test_without_json_the_end_is_told_as_that_of_send(flexdb: CommandLine,
     assert "level\t1" in done.out
 
 
+async def test_the_list_tells_what_is_said_to_be_whole_and_latest_passes_over_a_part(
+    flexdb: CommandLine, service: Running, dump: Path
+) -> None:
+    for number, (said, state) in enumerate((((), "whole?"), (("--part",), "part"), (("--whole",), "ok"))):
+        done = await flexdb("adopt", str(dump), "--connection", "shop", *said, "--json")
+        assert done.code == 0, done.err
+        (listed,) = (await service.get("/backups?limit=1"))["data"]
+        assert listed["whole"] == done.json["data"]["whole"] == {"whole?": None, "part": False, "ok": True}[state]
+        assert (await flexdb("backups", "--limit", "1")).out.splitlines()[1].endswith(f"\t{state}")
+        newest = await flexdb(
+            "restore", "--latest", "shop", "--to", "shop", "--into", f"again-{number}.sqlite", "--json"
+        )
+        assert newest.json["data"]["whole"] is (None if number < 2 else True)
+
+
 async def test_what_is_adopted_can_be_restored(flexdb: CommandLine, dump: Path, tmp_path: Path) -> None:
     done = await flexdb("adopt", str(dump), "--connection", "shop", "--verify", "3", "--json")
     assert done.code == 0, done.err

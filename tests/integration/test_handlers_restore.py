@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from engines.errors import ArtefactDamaged, ObjectMissing, Stopped, TargetNotEmpty
+from engines.errors import ArtefactDamaged, ObjectMissing, Stopped, TargetNotEmpty, UnknownBackup
 from engines.run import StopReason
 from handlers.base import Published
 from handlers.restore import RestoreRequest
@@ -156,6 +157,59 @@ def test_what_holds_no_table_is_backed_up_before_it_is_replaced(world: HandlerWo
     former = shown(done)["safety_backup_id"]
     again = shown(world.ask("restore", backup_id=former, connection="shop", into="former.sqlite"))
     assert world.in_shop("PRAGMA user_version", Path(again["database"])) == [(7,)]
+
+
+# ---------------------------------------------------------------- parts of a database
+
+
+@pytest.mark.parametrize("part", [{"content": "schema"}, {"include": ["orders"]}, {"exclude": ["people"]}])
+@pytest.mark.parametrize("mode", ["plan", "create", "replace"])
+def test_latest_is_the_newest_whole_backup_and_says_what_it_passed_over(
+    world: HandlerWorld, part: dict[str, Any], mode: str
+) -> None:
+    whole = world.backed_up()
+    newer = world.backed_up(**part)
+    into = "copy.sqlite" if mode == "create" else None
+    done = shown(world.ask("restore", latest={"connection": "shop"}, connection="shop", mode=mode, into=into))
+    assert (done["backup_id"], done["whole"], done["rows"]) == (whole, True, 108)
+    assert done["notes"][0] == f"The newest backup, {newer}, holds only a part of the database: not taken."
+
+
+def test_latest_is_a_part_where_nothing_else_matches_and_says_so(world: HandlerWorld) -> None:
+    world.backed_up()
+    orders = world.backed_up(include=["orders"], labels={"of": "orders"})
+    latest = {"connection": "shop", "labels": {"of": "orders"}}
+    done = shown(world.ask("restore", latest=latest, connection="shop", into="copy.sqlite"))
+    assert (done["backup_id"], done["whole"]) == (orders, False)
+    assert done["notes"] == [f"The backup {orders} holds only a part of the database: none that matches is whole."]
+
+
+def test_latest_never_replaces_a_database_by_a_part_of_it(world: HandlerWorld) -> None:
+    orders = world.backed_up(include=["orders"])
+    with pytest.raises(UnknownBackup) as refused:
+        world.ask("restore", latest={"connection": "shop"}, connection="shop", mode="replace")
+    assert f"is whole. The newest, {orders}, holds only a part of the database." in refused.value.message
+    asked = {"connection": "shop", "whole": False}
+    done = shown(world.ask("restore", latest=asked, connection="shop", mode="replace"))
+    assert (done["backup_id"], done["whole"], done["notes"]) == (orders, False, [])
+
+
+def test_latest_is_whole_or_refused_where_whole_is_asked_for(world: HandlerWorld) -> None:
+    part = world.backed_up(content="schema")
+    with pytest.raises(UnknownBackup, match=f"is whole. The newest, {part}, holds only a part"):
+        world.ask("restore", latest={"connection": "shop", "whole": True}, connection="shop", into="copy.sqlite")
+
+
+def test_a_part_that_is_named_is_restored(world: HandlerWorld) -> None:
+    world.backed_up()
+    schema = world.backed_up(content="schema")
+    done = shown(world.ask("restore", backup_id=schema, connection="shop", into="empty.sqlite"))
+    assert (done["backup_id"], done["whole"]) == (schema, False)
+
+
+def test_a_filter_of_whole_that_is_no_truth_value_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        RestoreRequest.model_validate({"latest": {"connection": "shop", "whole": "yes"}, "connection": "shop"})
 
 
 # ---------------------------------------------------------------- kept for a time

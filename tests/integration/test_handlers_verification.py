@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from engines.errors import AssertionFailed, InvalidAssertion
+from engines.errors import AssertionFailed, InvalidAssertion, UnknownBackup
 from handlers.verification import VerificationRequest
 from tests.integration.handler_world import HandlerWorld, shown
 
@@ -74,3 +74,24 @@ def test_a_question_that_is_none_is_an_invalid_assertion(world: HandlerWorld, sq
 def test_half_an_assertion_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         VerificationRequest.model_validate({"backup_id": "b"} | wrong)
+
+
+def test_a_filter_means_whole_backups_before_parts(world: HandlerWorld) -> None:
+    older, whole = world.backed_up(), world.backed_up()
+    part = world.backed_up(include=["orders"], labels={"of": "orders"})
+
+    def proven(**wanted: Any) -> list[str]:
+        done = shown(world.ask("verification", filter={"connection": "shop"} | wanted, level=1))
+        return [backup["backup_id"] for backup in done["backups"]]
+
+    assert proven() == [whole]
+    assert proven(limit=5) == proven(whole=True, limit=5) == [whole, older]
+    assert proven(whole=False) == proven(labels={"of": "orders"}) == [part]
+
+
+def test_a_filter_that_only_parts_match_says_so(world: HandlerWorld) -> None:
+    part = world.backed_up(content="schema")
+    with pytest.raises(UnknownBackup, match=f"is whole. The newest, {part}, holds only a part"):
+        world.ask("verification", filter={"connection": "shop", "whole": True}, level=1)
+    with pytest.raises(UnknownBackup, match="matches the labels and level asked for"):
+        world.ask("verification", filter={"labels": {"no": "such"}}, level=1)

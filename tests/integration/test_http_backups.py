@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import os
+from typing import Any
 
 import aiohttp
 import pytest
@@ -31,6 +32,43 @@ async def test_backups_are_listed_newest_first_and_filtered(doors: Doors) -> Non
     assert [item["backup_id"] for item in rest.json["data"]] == ["old"]
 
 
+async def test_a_part_of_a_database_is_told_from_a_whole_one(doors: Doors) -> None:
+    made: dict[str, dict[str, Any]] = {
+        "whole": {"include": [], "exclude": [], "content": "all"},
+        "tables": {"include": ["orders"], "content": "all"},
+        "rest": {"exclude": ["logs"], "content": "all"},
+        "schema": {"include": [], "exclude": [], "content": "schema"},
+        "rows": {"content": "data"},
+        "server": {"scope": "server", "databases": {"a": {"content": "all"}, "b": {}}},
+        "server's schema": {"scope": "server", "databases": {"a": {"content": "schema"}, "b": {"content": "schema"}}},
+        "by hand": {"adopted": {"name": "x.sql"}},
+        "by hand, said to be whole": {"adopted": {"name": "x.sql"}, "whole": True},
+        "by hand, one table": {"adopted": {"name": "x.sql"}, "missing_tables": ["public.people"], "whole": True},
+    }
+    for number, (name, options) in enumerate(made.items()):
+        await doors.published(name, ended=1_700_000_000.0 - number, options=options)
+
+    async def found(query: str) -> dict[str, bool | None]:
+        return {item["backup_id"]: item["whole"] for item in (await doors.get(f"/backups{query}"))["data"]}
+
+    assert await found("") == {
+        "whole": True,
+        "tables": False,
+        "rest": False,
+        "schema": False,
+        "rows": False,
+        "server": True,
+        "server's schema": False,
+        "by hand": None,
+        "by hand, said to be whole": True,
+        "by hand, one table": False,
+    }
+    assert [*await found("?whole=true")] == ["whole", "server", "by hand, said to be whole"]
+    parts = ["tables", "rest", "schema", "rows", "server's schema", "by hand, one table"]
+    assert [*await found("?whole=false")] == parts
+    assert (await doors.get("/backups/schema"))["whole"] is False
+
+
 @pytest.mark.parametrize(
     ("query", "pointer"),
     [
@@ -38,6 +76,7 @@ async def test_backups_are_listed_newest_first_and_filtered(doors: Doors) -> Non
         ("min_level=4", "#/min_level"),
         ("min_level=x", "#/min_level"),
         ("cursor=x", "#/cursor"),
+        ("whole=yes", "#/whole"),
     ],
 )
 async def test_a_filter_that_makes_no_sense_is_422(doors: Doors, query: str, pointer: str) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from tests.acceptance.service_process import until
-from tests.n8n.astray import callbacks_go_astray
 from tests.n8n.conftest import MakePair
 from tests.n8n.gate import Asked, gate
 from tests.n8n.pair import SHIPPED, Pair, sqlite_shop
 from tests.n8n.process import ENDED, Execution
-from tests.n8n.silence import NOTICED_SECONDS, SOON, asked_for, call_instead, silent
+from tests.n8n.silence import NOTICED_SECONDS, SOON, asked_for, call_instead, callbacks_go_astray, silent
 
 WORKFLOW = "adopt-uploaded-dumps"
 SHORT = 0.001
@@ -78,7 +77,7 @@ def test_dumps_are_adopted_by_the_connection_their_name_begins_with(pair: Pair) 
     for connection, name in (("shop", "shop-2026.sql"), ("crm", "crm.sql")):
         backup = backups[connection]
         assert f"✓ {name}: now the backup {backup['backup_id']} of {connection}, " in told
-        assert (backup["level"], backup["labels"]) == (2, {"by": "n8n"})
+        assert (backup["level"], backup["labels"], backup["whole"]) == (2, {"by": "n8n"}, None)
     assert uploaded(pair) == set()
 
 
@@ -86,10 +85,10 @@ def test_the_longest_name_of_a_connection_wins(make_pair: MakePair, tmp_path: Pa
     connections = {name: sqlite_shop(tmp_path / "databases", name) for name in ("shop", "shop-eu")}
     pair = make_pair(connections)
     upload(pair, "shop-eu-2026.sql")
-    done = pair.run(pair.load(WORKFLOW, {"connections": "shop, shop-eu", "verify": 3}))
+    done = pair.run(pair.load(WORKFLOW, {"connections": "shop, shop-eu", "verify": 3, "wholeDumps": True}))
     assert done.status == "success", done.error
     (backup,) = pair.flexdb.get("/backups")["data"]
-    assert (backup["connection"], backup["level"]) == ("shop-eu", 3)
+    assert (backup["connection"], backup["level"], backup["whole"]) == ("shop-eu", 3, True)
 
 
 def test_what_is_no_dump_is_told_left_and_not_tried_again_until_it_is_uploaded_again(pair: Pair) -> None:

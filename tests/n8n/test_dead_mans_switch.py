@@ -72,7 +72,8 @@ def test_a_connection_without_any_backup_is_told_beside_those_that_are_safe(pair
 def test_a_backup_that_is_too_old_is_told_with_its_age(pair: Pair) -> None:
     old = adopt(pair, hours=27.5)
     assert look(pair, connections="shop").status == "error"
-    assert f"✗ shop: the newest proven backup is 27.5 h old ({old}), allowed are 26 h" in pair.told_of("to look after")
+    words = f"✗ shop: the newest proven backup of the whole database is 27.5 h old ({old}), allowed are 26 h"
+    assert words in pair.told_of("to look after").splitlines()
     assert look(pair, connections="shop", oldestHours=28).status == "success"
 
 
@@ -82,6 +83,23 @@ def test_the_safety_copy_of_a_restore_does_not_count(pair: Pair) -> None:
     assert pair.flexdb.get(f"/backups/{restored['safety_backup_id']}")["level"] >= 2
     assert look(pair, connections="shop").status == "error"
     assert f"30.0 h old ({old})" in pair.told_of("✗ shop")
+
+
+def test_a_part_of_the_database_does_not_count_however_new_it_is(pair: Pair) -> None:
+    pair.flexdb.complete("backup", {"connection": "shop", "verify": 3, "content": "schema"})
+    assert look(pair, connections="shop").status == "error"
+    assert "(0 damaged, 0 safety copies or unlisted, 1 partial, 0 " in pair.told_of("✗ shop: none of its 1 backups")
+    old = adopt(pair, hours=30)
+    assert look(pair, connections="shop").status == "error"
+    assert f"30.0 h old ({old}), allowed are 26 h; not counted: 1 partial, 0 adopted" in pair.told_of("✗ shop: the new")
+
+
+def test_a_dump_that_nobody_said_is_whole_does_not_count(pair: Pair) -> None:
+    adopt(pair, hours=1, whole=None)
+    assert look(pair, connections="shop").status == "error"
+    assert "0 partial, 1 adopted of unknown extent)" in pair.told_of("✗ shop: none of its 1 backups")
+    adopt(pair, hours=2)
+    assert look(pair, connections="shop").status == "success"
 
 
 def test_a_backup_below_the_level_asked_for_does_not_count(pair: Pair) -> None:
@@ -100,7 +118,8 @@ def test_a_damaged_backup_does_not_count_and_the_one_before_it_does(pair: Pair) 
     assert first in done.output("Report")[0]["text"]
     damage(pair, first)
     assert look(pair, connections="shop", minLevel=0).status == "error"
-    assert "(2 damaged, 0 safety copies or unlisted)" in pair.told_of("none of its 2 backups")
+    told = pair.told_of("none of its 2 backups")
+    assert "(2 damaged, 0 safety copies or unlisted, 0 partial, 0 adopted of unknown extent)" in told
 
 
 def test_a_flexdb_that_does_not_answer_is_told(pair: Pair) -> None:
@@ -131,11 +150,12 @@ def look(pair: Pair, **settings: Any) -> Execution:
     return pair.run(pair.load(NAME, settings))
 
 
-def adopt(pair: Pair, hours: float) -> str:
-    """A backup of shop that is so old; its id."""
+def adopt(pair: Pair, hours: float, *, whole: bool | None = True) -> str:
+    """A backup of shop that is so old, and said to be whole or a part or neither; its id."""
     assert pair.flexdb.request("PUT", "/incoming/old.sql", DUMP).status == 201
     made_at = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
-    adopted = pair.flexdb.complete("adoption", {"connection": "shop", "path": "old.sql", "made_at": made_at})
+    dump = {"connection": "shop", "path": "old.sql", "made_at": made_at, "whole": whole}
+    adopted = pair.flexdb.complete("adoption", dump)
     return str(adopted["backup_id"])
 
 

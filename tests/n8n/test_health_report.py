@@ -28,6 +28,8 @@ Answers = Mapping[str, tuple[int, bytes]]
 def test_databases_with_their_sizes_and_newest_backups_are_reported(make_pair: MakePair, tmp_path: Path) -> None:
     pair = make_pair({name: sqlite_shop(tmp_path, name, orders) for name, orders in (("shop", 50), ("crm", 7))})
     backup = pair.flexdb.complete("backup", {"connection": "shop", "verify": 3})["backup_id"]
+    for connection in ("shop", "crm"):
+        pair.flexdb.complete("backup", {"connection": connection, "content": "schema"})
     fingerprint = pair.flexdb.complete("inspection", {"connection": "shop"})["fingerprint"]
     done = report(pair)
     assert done.status == "success", done.error

@@ -16,11 +16,11 @@ import pytest
 
 from tests.acceptance.journeys import one_byte_flipped
 from tests.acceptance.service_process import until
-from tests.n8n.astray import callbacks_go_astray
 from tests.n8n.conftest import MakePair
 from tests.n8n.gate import Asked, gate
 from tests.n8n.pair import FORM_PASSWORD, FORM_USER, SHIPPED, Pair
 from tests.n8n.process import ENDED, Execution, Reply
+from tests.n8n.silence import callbacks_go_astray
 
 WORKFLOW = "restore-on-request"
 PATH = "/form/flexdb-restore"
@@ -184,6 +184,16 @@ def test_the_approval_shows_the_plan_and_nothing_of_it_as_markup(pair: Pair) -> 
     page = pair.n8n.request("GET", link_in(told)).body.decode()
     assert backup_id in page
     assert "to look at &lt;last week&gt;" in page
+
+
+def test_a_part_of_a_database_is_passed_over_and_when_it_is_named_the_approver_is_told(pair: Pair) -> None:
+    whole = backed_up(pair)
+    part = pair.flexdb.complete("backup", {"connection": "shop", "content": "schema"})["backup_id"]
+    pair.n8n.run(load(pair))
+    told = pair.told_of(f"Backup {whole} (proven to level 2, 1 objects) with shop", "Approve or reject")
+    assert f"The newest backup, {part}, holds only a part of the database: not taken." in told
+    pair.n8n.run(load(pair, {"Newest good backup of": "", "Or the backup with the id": part}))
+    assert pair.told_of(f"Backup {part} (proven to level 2, 1 objects, ONLY A PART of its database) with shop")
 
 
 def test_a_replace_saves_first_what_it_replaces(pair: Pair, database: Path) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from tests.acceptance.journeys import one_byte_flipped
-from tests.n8n.astray import callbacks_go_astray
 from tests.n8n.conftest import MakePair
 from tests.n8n.gate import Asked, gate
 from tests.n8n.pair import Pair
 from tests.n8n.process import Execution
-from tests.n8n.silence import NOTICED_SECONDS, SOON, asked_for, call_instead, silent
+from tests.n8n.silence import NOTICED_SECONDS, SOON, asked_for, call_instead, callbacks_go_astray, silent
 
 WORKFLOW = "weekly-restore-drill"
 SHORT = 0.001
@@ -65,7 +64,19 @@ def test_a_damaged_backup_is_told_and_the_others_are_rehearsed(pair: Pair) -> No
 def test_a_database_without_a_backup_is_told(pair: Pair) -> None:
     backed_up(pair)
     done = pair.run(pair.load(WORKFLOW))
-    told = pair.told_of("1 of 2 rehearsed", "✓ shop", "✗ crm: there is no good backup of it at all")
+    told = pair.told_of("1 of 2 rehearsed", "✓ shop", "✗ crm: there is no good backup of it: No undamaged ")
+    check_failure(done, told, "Could not")
+
+
+def test_a_part_of_a_database_is_no_rehearsal_of_it(pair: Pair) -> None:
+    whole = backed_up(pair)
+    schema = pair.flexdb.complete("backup", {"connection": "shop", "content": "schema"})["backup_id"]
+    done = pair.run(pair.load(WORKFLOW, {"connections": "shop"}))
+    assert done.status == "success", done.error
+    assert schema not in pair.told_of("1 of 1 rehearsed", f"✓ shop: {whole} restored")
+    part = pair.flexdb.complete("backup", {"connection": "crm", "content": "schema"})["backup_id"]
+    done = pair.run(pair.load(WORKFLOW, {"connections": "crm"}))
+    told = pair.told_of("0 of 1 rehearsed", f"The newest, {part}, holds only a part of the database.")
     check_failure(done, told, "Could not")
 
 

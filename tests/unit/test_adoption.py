@@ -46,6 +46,7 @@ class LinesEngine(AdoptionEngine, VerificationEngine):
 
     def __init__(self) -> None:
         self.while_reading: Act = lambda: None
+        self.seen: dict[str, Any] = {}
 
     def target(self, connection: str, url: str) -> Target:
         return Target(connection, self.kind, SecretStr(url), "", None, "somewhere")
@@ -69,7 +70,9 @@ class LinesEngine(AdoptionEngine, VerificationEngine):
                 self.while_reading()
         if end != b"END\n":
             raise ArtefactDamaged("The dump does not come to its end.")
-        return Dump("1.0", (ObjectCount(name="lines", rows=lines),), "exact", "As it was.", ("cat FILE",))
+        return Dump(
+            "1.0", (ObjectCount(name="lines", rows=lines),), "exact", "As it was.", ("cat FILE",), options=self.seen
+        )
 
     def parse(self, artefact: Artefact, run: Run) -> tuple[Evidence, ...]:
         file = artefact.file(FORMAT)
@@ -163,7 +166,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield World(tmp_path, lines, store, AdoptionHandler(connections, stores, catalogue, engines, "test"))
 
 
-WRAPPED = {"plain": DUMP, "gzip": gzip.compress(DUMP), "zstd": zstd.compress(DUMP)}
+GZIPPED = gzip.compress(DUMP)
+WRAPPED = {"plain": DUMP, "gzip": GZIPPED, "zstd": zstd.compress(DUMP)}
 
 
 @pytest.mark.parametrize("how", WRAPPED)
@@ -189,6 +193,21 @@ def test_a_dump_becomes_a_published_backup_however_it_is_wrapped(world: World, h
     assert manifest["started_at"] <= manifest["ended_at"]
 
 
+@pytest.mark.parametrize("said", [None, True, False])
+def test_whether_a_dump_is_whole_nobody_knows_but_who_made_it(world: World, said: bool | None) -> None:
+    world.upload()
+    result = world.adopt(whole=said)
+    assert result.whole is said
+    assert read_manifest(world.store, f"shop/{result.backup_id}").whole is said
+
+
+@pytest.mark.parametrize("seen", [{"content": "schema"}, {"missing_tables": ["people"]}, {"whole": False}])
+def test_what_shows_itself_to_be_a_part_is_one_whatever_was_said(world: World, seen: dict[str, Any]) -> None:
+    world.engine.seen = seen
+    world.upload()
+    assert world.adopt(whole=True).whole is False
+
+
 @pytest.mark.parametrize(("said", "kept"), [("2019-05-01T12:00:00+02:00", 2019), ("2999-01-01T00:00:00Z", None)])
 def test_a_dump_is_as_old_as_it_is_said_to_be_but_never_of_tomorrow(world: World, said: str, kept: int | None) -> None:
     world.upload(DUMP)
@@ -206,11 +225,11 @@ def test_the_uploaded_file_stays_when_it_is_to_be_kept(world: World) -> None:
 
 
 def test_progress_counts_the_bytes_of_the_file_as_it_came(world: World) -> None:
-    world.upload(gzip.compress(DUMP))
+    world.upload(GZIPPED)
     world.adopt()
     adopting = [told for told in world.told if told.stage == "adopting"]
     assert adopting
-    assert {told.total for told in adopting} == {len(gzip.compress(DUMP))}
+    assert {told.total for told in adopting} == {len(GZIPPED)}
 
 
 # ---------------------------------------------------------------- what is not taken in
@@ -242,9 +261,9 @@ def test_what_is_no_dump_is_refused(world: World, content: bytes, why: str) -> N
 @pytest.mark.parametrize(
     "content",
     [
-        gzip.compress(DUMP)[:-100],
-        gzip.compress(DUMP)[:-3],
-        gzip.compress(DUMP) + b"more",
+        GZIPPED[:-100],
+        GZIPPED[:-3],
+        GZIPPED + b"more",
         gzip.compress(DUMP[:-10]),
         DUMP[:-1],
         zstd.compress(DUMP)[:-1],

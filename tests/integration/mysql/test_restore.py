@@ -485,6 +485,20 @@ def test_a_dump_made_by_hand_is_taken_in_and_restored(
         assert sql(restored, "SELECT COUNT(*) FROM a_later_view")
 
 
+@pytest.mark.parametrize("more", [(), ("--skip-opt",), ("--compact",)])
+@pytest.mark.parametrize(("options", "lacking"), [((), {}), (("-d",), {"whole": False}), (("-t",), {"whole": False})])
+def test_a_dump_of_definitions_or_of_rows_is_known_as_a_part(
+    bench: Workbench, shop: str, options: tuple[str, ...], lacking: dict[str, bool], more: tuple[str, ...]
+) -> None:
+    script = dumped(shop, *options, *more, f"--ignore-table={name_of(shop)}.numbered")
+    if "--compact" in more:
+        script = b"-- MariaDB dump 10.19\n" + script + b"-- Dump completed\n"
+    run = bench.run()
+    out = ArtefactWriter(bench.store, f"shop/adopted-{run.token}", Compression.parse("zstd"))
+    dump = bench.engine.adopt(io.BytesIO(script), "mysqldump-sql", out, run)
+    assert {name: seen for name, seen in dump.options.items() if name == "whole"} == lacking
+
+
 def test_a_dump_made_by_hand_that_is_cut_or_names_its_databases_is_refused(bench: Workbench, shop: str) -> None:
     run = bench.run()
     out = ArtefactWriter(bench.store, f"shop/adopted-{run.token}", Compression.parse("zstd"))

@@ -207,6 +207,26 @@ def test_a_script_of_chosen_tables_brings_their_schema(
         assert sql(target, 'SELECT count(*) FROM "odd ""schema"."Tab le; drop $1 *"') == [(0,)]
 
 
+@pytest.mark.parametrize("how", ["-Fp", "-Fc"])
+def test_a_dump_that_shows_to_be_a_part_is_known_as_one(
+    bench: Workbench, postgres15_url: str, fresh_database: FreshDatabase, how: str
+) -> None:
+    url = fresh_database(postgres15_url)
+    sql(url, "CREATE TABLE people (id int PRIMARY KEY); CREATE SCHEMA shop")
+    sql(url, "CREATE TABLE orders (id int, who int REFERENCES people); CREATE TABLE shop.goods (id int)")
+    sql(url, "CREATE TABLE odd (id int, up int UNIQUE REFERENCES odd (up))")
+
+    def seen(*arguments: str) -> bool | None:
+        manifest = bench.adopt(by_hand(bench, url, how, *arguments)).manifest
+        said = {"adopted": {}, "whole": True}  # as the adoption handler adds it
+        return manifest.model_copy(update={"options": said | manifest.options}).whole
+
+    assert seen() is True
+    assert seen("--table=orders", "--table=people", "--table=odd") is True, "nothing tells"
+    for part in ("--table=orders", "--table=shop.goods", "--exclude-table=people", "--schema-only", "--data-only"):
+        assert seen(part) is False, part
+
+
 def test_parts_of_an_archive_are_restored_and_of_a_script_refused(
     bench: Workbench, shop15: str, postgres15_url: str, fresh_database: FreshDatabase
 ) -> None:
