@@ -15,8 +15,8 @@ from engines.storage.base import StoredObject
 from handlers.base import Result
 from handlers.ports import CatalogueEntry
 from handlers.registry import handler_classes
-from service.amqp.dead_letters import Left, Redrive
 from service.amqp.letters import DeadLetter
+from service.amqp.redrives import Left, Redrive
 from service.event import Event, OutEvent, started_event, terminal_event
 from service.http import backups, dead_letters, deliveries, events, incoming, schedules, subscriptions
 from service.http.openapi import document

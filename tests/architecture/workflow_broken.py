@@ -109,6 +109,7 @@ BROKEN: dict[str, Break] = {
     "a_callback_is_believed_after_its_signature_was_checked": _believe_at_once,
     "a_message_from_a_queue_is_not_held_by_waiting": lambda it: _added(it, "rabbitmqTrigger", {"queue": "q"}),
     "who_calls_a_webhook_is_known_and_answered": lambda it: _added(it, "webhook", {"path": "flexdb", "options": {}}),
+    "who_may_be_answered_too_early_is_warned": lambda it: _added(it, "webhook", {"path": "flexdb", "options": {}}),
     "nodes_that_are_called_have_a_webhook_id": lambda it: _node(it, "wait").pop("webhookId"),
     "webhook_paths_speak": lambda it: _added(it, "webhook", {"path": "t1", "options": {}}),
     "a_stop_says_what_and_where": lambda it: _node(it, "stopAndError")["parameters"].update(errorMessage="failed"),

@@ -6,7 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from service.http.waiting import LONGEST
 from tests.architecture.workflow_document import (
+    OVERVIEW,
     Link,
     Node,
     Workflow,
@@ -28,9 +30,7 @@ READ_ONLY = ("check", "inspection", "preflight")
 @rule
 def http_nodes_try_again_and_tell_when_in_vain(workflow: Workflow) -> Iterator[str]:
     for node in workflow.of("httpRequest"):
-        timeout = node["parameters"].get("options", {}).get("timeout")
-        if not isinstance(timeout, int) or not 3_000 <= timeout <= 330_000:
-            yield f"{at(node)}: options.timeout in milliseconds, as a number"
+        yield from _time_limits(node)
         tries, between = node.get("maxTries", 3), node.get("waitBetweenTries", 1000)
         if not node.get("retryOnFail") or not 2 <= tries <= 5 or not 1000 <= between <= 5000:
             yield f"{at(node)}: retryOnFail, maxTries 5, waitBetweenTries 5000; fewer only where somebody waits"
@@ -38,9 +38,25 @@ def http_nodes_try_again_and_tell_when_in_vain(workflow: Workflow) -> Iterator[s
             yield f"{at(node)}: it makes one job however often it is sent: maxTries 5, waitBetweenTries 5000"
         if node.get("onError") != "continueErrorOutput" and not tells_the_team(node):
             yield f"{at(node)}: onError is continueErrorOutput, its second output wired to something that tells"
-        wished = re.search(r"wait=(\d+)", header(node, "Prefer") or "")
-        if wished and isinstance(timeout, int) and timeout < int(wished.group(1)) * 1000 + 10_000:
-            yield f"{at(node)}: it waits {wished.group(1)} s for FlexDB; options.timeout is too short for that"
+
+
+def _time_limits(node: Node) -> Iterator[str]:
+    """A number, or where the wish to be held is worked out: 30 s more than the same, which has an upper bound."""
+    timeout = node["parameters"].get("options", {}).get("timeout")
+    wish = header(node, "Prefer") or ""
+    worked_out = re.fullmatch(r"=\{\{ 'wait=' \+ \((.*)\) \}\}", wish)
+    if worked_out:
+        if timeout != f"={{{{ 30000 + 1000 * ({worked_out.group(1)}) }}}}":
+            yield f"{at(node)}: options.timeout is 30000 + 1000 * the seconds of Prefer"
+        most = re.search(r"Math\.min\((\d+), ", worked_out.group(1))
+        if most is None or int(most.group(1)) > LONGEST:
+            yield f"{at(node)}: it waits for Math.min(N, …) seconds at most, N at most {LONGEST}"
+        return
+    if not isinstance(timeout, int) or not 3_000 <= timeout <= 330_000:
+        yield f"{at(node)}: options.timeout in milliseconds, as a number"
+    wished = re.search(r"wait=(\d+)", wish)
+    if wished and isinstance(timeout, int) and timeout < int(wished.group(1)) * 1000 + 10_000:
+        yield f"{at(node)}: it waits {wished.group(1)} s for FlexDB; options.timeout is too short for that"
 
 
 @rule
@@ -225,6 +241,17 @@ def who_calls_a_webhook_is_known_and_answered(workflow: Workflow) -> Iterator[st
     for node in workflow.of("formTrigger"):
         if node["parameters"].get("authentication") != "basicAuth":
             yield f"{at(node)}: authentication is basicAuth"
+
+
+@rule
+def who_may_be_answered_too_early_is_warned(workflow: Workflow) -> Iterator[str]:
+    """n8n in queue mode answers 200 with nothing as soon as an execution waits to be called."""
+    said = " ".join(note["parameters"]["content"] for note in workflow.notes if note["name"] == OVERVIEW)
+    for trigger in workflow.of("webhook"):
+        for node in workflow.of("wait"):
+            waits = node["parameters"].get("resume") != "timeInterval"
+            if waits and node["name"] in workflow.follow(trigger["name"]) and "queue mode" not in said:
+                yield f"{at(node)}: {trigger['name']!r} leads here; let FlexDB hold the call, or warn of queue mode"
 
 
 @rule
