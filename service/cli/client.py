@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 
-from service import __version__
 from service.cli.exits import CommandError, NotReachable, Refused
+from service.cli.session import Session, limits, reason
 from service.cli.stream import EventStream, Message
 from service.settings import Settings
 
 T = TypeVar("T")
-CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 QUIET_SECONDS = 60.0
 """A stream silent for so long is opened anew."""
@@ -72,28 +69,12 @@ def segment(name: str) -> str:
     return quote(name, safe="")
 
 
-class ServiceClient:
+class ServiceClient(Session):
     """One service. Raises `NotReachable` when it does not answer, `Refused` for every error it answers."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        self.url = url.rstrip("/")
+        super().__init__(url, {"Authorization": f"Bearer {token}"} if token else {}, ANSWER_SECONDS)
         self._token = token
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> ServiceClient:
-        headers = {"User-Agent": f"flexdb/{__version__}"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        self._session = aiohttp.ClientSession(
-            headers=headers, timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     async def call(
         self,
@@ -124,9 +105,8 @@ class ServiceClient:
     async def stream(self, path: str, last_id: str) -> AsyncGenerator[Message]:
         """Messages until the service closes the stream. Raises `NoStream` where there is none."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=QUIET_SECONDS)
         try:
-            async with self._open("GET", path, headers=headers, timeout=limits) as response:
+            async with self._open("GET", path, headers=headers, timeout=limits(None, QUIET_SECONDS)) as response:
                 if response.content_type != "text/event-stream":
                     raise NoStream(path)
                 stream = EventStream()
@@ -142,8 +122,7 @@ class ServiceClient:
         self, path: str, write: Callable[[bytes], object], params: Mapping[str, Any] | None = None
     ) -> Mapping[str, str]:
         """Pass the body's chunks to `write`; the answer's headers."""
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=QUIET_SECONDS)
-        async with self._open("GET", path, params=params, timeout=limits) as response:
+        async with self._open("GET", path, params=params, timeout=limits(None, QUIET_SECONDS)) as response:
             async for chunk in response.content.iter_chunked(1 << 18):
                 write(chunk)
             return response.headers.copy()
@@ -153,8 +132,8 @@ class ServiceClient:
     ) -> Answer:
         """PUT exactly `size` bytes as they are."""
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STORED_SECONDS)
-        async with self._open("PUT", path, params=params, data=chunks, headers=headers, timeout=limits) as response:
+        how: dict[str, Any] = {"data": chunks, "headers": headers, "timeout": limits(None, STORED_SECONDS)}
+        async with self._open("PUT", path, params=params, **how) as response:
             return Answer(response.status, response.headers.copy(), await _json(response))
 
     @asynccontextmanager
@@ -165,24 +144,11 @@ class ServiceClient:
         *,
         params: Mapping[str, Any] | None = None,
         body: Any = None,
-        data: AsyncIterator[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109  per call, as aiohttp takes it
+        **how: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        assert self._session is not None, "use it as an async context"  # noqa: S101  a programmer's slip, not an input
-        query = {name: str(value) for name, value in (params or {}).items() if value is not None}
-        extra: dict[str, Any] = {"timeout": timeout} if timeout else {}
+        """`how` is aiohttp's."""
         try:
-            async with self._session.request(
-                method,
-                self.url + path,
-                params=query,
-                json=body,
-                data=data,
-                headers=headers,
-                allow_redirects=False,
-                **extra,
-            ) as response:
+            async with self._request(method, path, params, json=body, **how) as response:
                 if response.status >= 300:
                     raise await self._refused(response)
                 yield response
@@ -190,7 +156,7 @@ class ServiceClient:
             raise CommandError("FLEXDB_URL is not a URL.", "Write it like http://127.0.0.1:8080.") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-            raise NotReachable(shown_url(self.url), _reason(error), sent=sent) from error
+            raise NotReachable(shown_url(self.url), reason(error), sent=sent) from error
 
     async def _refused(self, response: aiohttp.ClientResponse) -> Refused:
         try:
@@ -214,14 +180,6 @@ async def _json(response: aiohttp.ClientResponse) -> Any:
             f"{shown_url(str(response.url))} answered {response.status} with something else than JSON.",
             "FLEXDB_URL seems to lead to another program.",
         ) from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return os.strerror(error.os_error.errno) if error.os_error.errno else type(error.os_error).__name__
-    return type(error).__name__
 
 
 def shown_url(url: str) -> str:

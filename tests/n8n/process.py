@@ -7,11 +7,16 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from engines.command import TETHER
 from tests.acceptance.service_process import Answer, until
 from tests.rabbitmq import free_ports
 from tools.n8n_install import Installed
@@ -65,8 +70,50 @@ class Execution:
         return runs
 
 
+class _Tied:
+    """A process of n8n under the guard that client tools run under: when we end, its whole group is killed."""
+
+    def __init__(self, command: list[str], folder: Path, environment: Mapping[str, str], log_file: Path) -> None:
+        held_by_guard, held_by_us = os.pipe()
+        self._held_by_us: int | None = held_by_us
+        with log_file.open("ab") as log:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-S", "-E", "-I", str(TETHER), str(held_by_guard), *command],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(held_by_guard,),
+                start_new_session=True,
+            )
+        os.close(held_by_guard)
+
+    def poll(self) -> int | None:
+        """n8n's own exit code, once it has ended."""
+        return self._guard.poll()
+
+    def stop(self) -> None:
+        """SIGTERM to n8n alone, which ends its task runner itself; the guard would not hand it on."""
+        if self.poll() is None:
+            for n8n in psutil.Process(self._guard.pid).children():
+                n8n.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._guard.wait(40)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to n8n and its task runner: they are one session of ours. A second time does nothing."""
+        if self.poll() is None:
+            os.killpg(self._guard.pid, signal.SIGKILL)
+            self._guard.wait(10)
+        if self._held_by_us is not None:
+            os.close(self._held_by_us)
+            self._held_by_us = None
+
+
 class RunningN8n:
-    """n8n on two free ports of loopback, all it keeps below `folder`.
+    """n8n on two free ports of loopback, all it keeps below `folder`. It ends with this process, however that ends.
 
     `start`, then `call` for the public API, `rest` for what the editor uses, `webhook` for what callers use.
     """
@@ -77,8 +124,8 @@ class RunningN8n:
         self.port, self._broker_port, self._spare_port = free_ports(3)
         self._installed = installed
         self._settings = dict(settings or {})
-        self._process: subprocess.Popen[bytes] | None = None
-        self._worker: subprocess.Popen[bytes] | None = None
+        self._process: _Tied | None = None
+        self._worker: _Tied | None = None
         self._cookie = ""
         self.api_key = ""
 
@@ -116,17 +163,12 @@ class RunningN8n:
         self._worker = self._launched("worker", self._spare_port)
         until(lambda: "n8n worker is now ready" in self.last_words(400).lower(), READY_SECONDS, pause=0.2)
 
-    def _launched(self, command: str, broker_port: int) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                self._command(command),
-                cwd=self.folder,
-                env=self._environment(broker_port),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    def kill_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+
+    def _launched(self, command: str, broker_port: int) -> _Tied:
+        return _Tied(self._command(command), self.folder, self._environment(broker_port), self.log)
 
     def own(self) -> RunningN8n:
         """Make the owner and an API key that may do everything, once; after a restart they are still there."""
@@ -145,18 +187,18 @@ class RunningN8n:
 
     def stop(self) -> None:
         """SIGTERM and wait for the end."""
-        self._end(signal.SIGTERM)
+        if self._process is not None:
+            self._process.stop()
 
     def kill(self) -> None:
-        self._end(signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
 
     def close(self) -> None:
         """End whatever this harness started."""
-        if self._worker is not None and self._worker.poll() is None:
-            os.killpg(self._worker.pid, signal.SIGKILL)
-            self._worker.wait(10)
-        if self._process is not None and self._process.poll() is None:
-            self._end(signal.SIGKILL)
+        for process in (self._worker, self._process):
+            if process is not None:
+                process.kill()
 
     def last_words(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
@@ -315,16 +357,3 @@ class RunningN8n:
     def _keep_cookie(self, reply: Reply) -> None:
         assert reply.status == 200, f"n8n did not let its owner in: {reply.status} {reply.body[:500]!r}"
         self._cookie = reply.headers["set-cookie"].partition(";")[0]
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        if how is signal.SIGKILL:
-            os.killpg(self._process.pid, how)  # its task runner, too: they are one session of ours
-        else:
-            self._process.send_signal(how)
-        try:
-            self._process.wait(40)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)

@@ -63,6 +63,15 @@ def remove(url: str, queue: str) -> None:
     on_channel(url, act)
 
 
+def bind(url: str, queue: str, exchange: str, routing_key: str) -> None:
+    """Make a queue, unless it is there, and let it have what comes to the exchange with such keys."""
+
+    async def act(channel: AbstractChannel) -> None:
+        await (await channel.declare_queue(queue, durable=True)).bind(exchange, routing_key)
+
+    on_channel(url, act)
+
+
 def publish(url: str, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
     """To an exchange that is there; `""` is the default one, whose routing keys are names of queues."""
 

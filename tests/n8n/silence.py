@@ -1,15 +1,17 @@
-"""A FlexDB that does not call back after one operation, and calls that somebody else makes in its place."""
+"""Callbacks that never come: FlexDB does what it is asked and calls nobody, or somebody else calls in its place."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from tests.acceptance.service_process import WEBHOOK_SECRET, until
-from tests.n8n.gate import Asked, Gate, Intervention
+from tests.n8n.gate import Asked, Gate, Intervention, gate
 from tests.n8n.pair import Pair
 
 ANOTHER_SECRET = "whsec_c29tZWJvZHkgZWxzZSdzIHNpZ25pbmcga2V5ISE="
@@ -20,17 +22,31 @@ NOTICED_SECONDS = 100.0
 """Within so long n8n has noticed that such a limit is over."""
 
 
-def silent(pair: Pair, operation: str) -> Intervention:
-    """For a gate: the operation is asked of FlexDB as it came, save that nobody is to be called back."""
+def silent(pair: Pair, operation: str = "", *, looked_at: bool = True) -> Intervention:
+    """For a gate: what is asked goes to FlexDB as it came, save that nobody is to be called back.
+
+    That of one `operation`, or all that is asked with a callback. Unless jobs may be `looked_at`, asking for one is
+    answered 503.
+    """
 
     def intervene(asked: Asked) -> tuple[int, Any] | None:
-        if not asked.is_for("POST", f"/hooks/{operation}"):
+        if asked.is_for("GET", "/jobs/") and not looked_at:
+            return 503, {"code": "ledger_unavailable"}
+        if not asked.is_for("POST", f"/hooks/{operation}") or "callback_url" not in asked.json:
             return None
         data = {name: value for name, value in asked.json.items() if name != "callback_url"}
-        answer = pair.flexdb.hook(operation, data, key=asked.headers["idempotency-key"])
+        headers = {"Idempotency-Key": asked.headers["idempotency-key"]}
+        answer = pair.flexdb.request("POST", asked.path, data, headers)
         return answer.status, answer.json
 
     return intervene
+
+
+@contextmanager
+def callbacks_go_astray(pair: Pair, *, looked_at: bool = True) -> Iterator[str]:
+    """The address to give a workflow as `flexdbUrl`, where FlexDB is `silent` about everything."""
+    with gate(pair.flexdb.port, silent(pair, looked_at=looked_at)) as door:
+        yield door.url
 
 
 def asked_for(door: Gate, operation: str) -> Asked:

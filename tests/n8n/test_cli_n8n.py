@@ -22,7 +22,7 @@ import pytest
 
 from service.cli.n8n.comparing import digest, is_live, triggers
 from service.cli.n8n.lending import TEMPORARY
-from service.cli.n8n.workflows import read_workflows, settings_of, shipped_folder
+from service.cli.n8n.workflows import read_workflows, setting_rows, settings_of, shipped_folder
 from tests.acceptance.service_process import TOKEN, WEBHOOK_SECRET, RunningService, free_port, until
 from tests.acceptance.webhook_receiver import Receiver, receiving
 from tests.n8n.pair import sqlite_shop
@@ -175,9 +175,14 @@ class World:
         return found
 
     def write(self, workflow: dict[str, Any]) -> None:
-        """Save it as a user would."""
+        """Save it by the public API, which publishes it where the workflow is published."""
         body = {name: workflow[name] for name in ("name", "nodes", "connections", "settings")}
         self.n8n.call("PUT", f"/workflows/{workflow['id']}", body)
+
+    def save_draft(self, workflow: dict[str, Any]) -> None:
+        """Save it as the editor does, which publishes nothing."""
+        body = {name: workflow[name] for name in ("name", "nodes", "connections", "settings")}
+        self.n8n.rest("PATCH", f"/rest/workflows/{workflow['id']}", body)
 
     def credentials(self) -> dict[str, str]:
         """Ids by name."""
@@ -235,6 +240,20 @@ def world(make_world: MakeWorld) -> World:
 def node_of(workflow: dict[str, Any], name: str) -> dict[str, Any]:
     found: dict[str, Any] = next(node for node in workflow["nodes"] if node["name"] == name)
     return found
+
+
+def row_of(workflow: dict[str, Any], name: str) -> dict[str, Any]:
+    """A field of its Settings node."""
+    return next(row for row in setting_rows(workflow) if row["name"] == name)
+
+
+def with_timeout(milliseconds: int) -> Callable[[dict[str, Any]], None]:
+    """A change of the nightly backup's nodes."""
+
+    def change(workflow: dict[str, Any]) -> None:
+        node_of(workflow, "Ask for a backup")["parameters"]["options"]["timeout"] = milliseconds
+
+    return change
 
 
 def folder_with(place: Path, file: str, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -311,10 +330,7 @@ def test_what_the_user_set_stays_through_an_update_and_what_was_published_is_pub
     unchanged = world.install(*FEW)
     assert unchanged.actions("workflow") == {"unchanged"}
 
-    def change(newer: dict[str, Any]) -> None:
-        node_of(newer, "Ask for a backup")["parameters"]["options"]["timeout"] = 12345
-
-    newer = folder_with(tmp_path / "newer", "nightly-backup", change)
+    newer = folder_with(tmp_path / "newer", "nightly-backup", with_timeout(12345))
     older = world.check("--folder", str(newer))
     assert older.found("workflow")["nightly-backup"] == "warning: older, published"
     assert world.install("--folder", str(newer)).actions("workflow") == {"updated"}
@@ -325,6 +341,66 @@ def test_what_the_user_set_stays_through_an_update_and_what_was_published_is_pub
         assert settings_of(version)["connections"] == "crm"
         assert node_of(version, "Every night at 02:30")["parameters"]["rule"]["interval"][0]["hoursInterval"] == 5
     assert there["settings"]["timezone"] == "Europe/Berlin"
+
+
+def test_a_published_workflow_with_a_draft_is_left_alone_unless_told_otherwise(world: World, tmp_path: Path) -> None:
+    world.install(*FEW, "--publish", "--notify-url", world.inbox.url)
+    mine = world.workflow("nightly-backup")
+    row_of(mine, "connections")["value"] = "crm"
+    world.save_draft(mine)
+    saved = world.versions()
+    assert saved[mine["id"]][0] != saved[mine["id"]][1], "n8n keeps what was saved last beside what is published"
+    told = world.check().found("workflow")["nightly-backup"]
+    assert "warning: what was saved last is not what is published" in told
+    assert world.install(*FEW).steps["nightly-backup"]["action"] == "unchanged"
+    newer = folder_with(tmp_path / "newer", "nightly-backup", with_timeout(12345))
+    asked = {"not touched": (f"--folder={newer}", "--publish"), "unchanged": (*FEW, "--publish")}
+    for action, words in asked.items():
+        for dry_run in ((), ("--dry-run",)):
+            left = world.run("install", "--json", *words, *dry_run)
+            step = left.steps["nightly-backup"]
+            assert (left.code, step["action"], step["published"]) == (1, action, True), left.said
+            assert "publish" in step["note"] and "in n8n" in step["note"] and "--overwrite" in step["note"]
+    assert world.versions() == saved
+    assert "1 not touched" in world.run("install", f"--folder={newer}").said
+    taken = world.install("--folder", str(newer), "--overwrite").steps["nightly-backup"]
+    assert (taken["action"], taken["note"]) == ("updated", "")
+    there = world.workflow("nightly-backup")
+    for version in (there, there["activeVersion"]):
+        assert node_of(version, "Ask for a backup")["parameters"]["options"]["timeout"] == 12345
+        assert settings_of(version)["connections"] == "crm"
+
+
+def test_a_draft_of_the_users_own_nodes_is_not_published_by_a_setting_for_all(world: World) -> None:
+    world.install(*FEW, "--publish", "--notify-url", world.inbox.url)
+    mine = world.workflow("nightly-backup")
+    with_timeout(777)(mine)
+    world.save_draft(mine)
+    left = world.run("install", "--json", *FEW, "--notify-url", "https://chat.acme.test/x")
+    assert (left.code, left.steps["nightly-backup"]["action"]) == (1, "not touched")
+    assert left.steps["check-the-pair"]["action"] == "unchanged"
+    there = world.workflow("nightly-backup")
+    assert settings_of(there)["notifyUrl"] == settings_of(there["activeVersion"])["notifyUrl"] == world.inbox.url
+    assert node_of(there, "Ask for a backup")["parameters"]["options"]["timeout"] == 777
+    assert node_of(there["activeVersion"], "Ask for a backup")["parameters"]["options"]["timeout"] == 30000
+    world.n8n.publish(mine["id"])
+    assert world.install(*FEW, "--notify-url", "https://chat.acme.test/x").steps["nightly-backup"]["action"] == "kept"
+    assert settings_of(world.workflow("nightly-backup")["activeVersion"])["notifyUrl"] == "https://chat.acme.test/x"
+
+
+def test_a_draft_in_which_nodes_only_stand_elsewhere_is_updated_and_they_stay_there(
+    world: World, tmp_path: Path
+) -> None:
+    world.install(*FEW, "--publish", "--notify-url", world.inbox.url)
+    mine = world.workflow("nightly-backup")
+    node_of(mine, "Ask for a backup")["position"] = [77, 77]
+    world.save_draft(mine)
+    assert not is_live(world.workflow("nightly-backup"))
+    assert world.check().found("workflow")["nightly-backup"] == "ok: up to date, published"
+    newer = folder_with(tmp_path / "newer", "nightly-backup", with_timeout(12345))
+    assert world.install("--folder", str(newer)).steps["nightly-backup"]["action"] == "updated"
+    there = world.workflow("nightly-backup")
+    assert is_live(there) and node_of(there, "Ask for a backup")["position"] == [77, 77]
 
 
 def test_a_workflow_whose_nodes_the_user_changed_is_left_unless_told_otherwise(world: World) -> None:
@@ -411,9 +487,23 @@ def test_two_copies_of_a_workflow_are_not_touched(world: World) -> None:
     assert "n8n has it 2 times" in world.check().found("workflow")["nightly-backup"]
 
 
-def test_the_key_of_n8n_may_come_by_standard_input(world: World) -> None:
-    done = world.run("install", "--api-key", "-", *FEW, given=f"{world.n8n.api_key}\n", N8N_API_KEY=None)
+def test_the_key_of_n8n_and_the_address_of_the_team_need_not_stand_on_the_command_line(world: World) -> None:
+    def notified() -> str:
+        return str(settings_of(world.workflow("nightly-backup"))["notifyUrl"])
+
+    key = world.n8n.api_key
+    done = world.run("install", "--api-key", "-", *FEW, given=f"{key}\n", N8N_API_KEY=None)
     assert done.code == 0, done.complaint
+    world.install(*FEW, N8N_NOTIFY_URL="https://chat.acme.test/of-the-environment")
+    assert notified() == "https://chat.acme.test/of-the-environment"
+    done = world.run("install", "--notify-url", "-", *FEW, given="https://chat.acme.test/from-a-line\n")
+    assert (done.code, notified()) == (0, "https://chat.acme.test/from-a-line"), done.complaint
+    both = ("install", "--notify-url=-", "--api-key=-", *FEW)
+    done = world.run(*both, given=f"{key}\nhttps://chat.acme.test/behind-the-key", N8N_API_KEY=None)
+    assert (done.code, notified()) == (0, "https://chat.acme.test/behind-the-key"), done.complaint
+    assert "chat.acme.test" not in done.said + done.complaint
+    done = world.run(*both, given=f"{key}\n", N8N_API_KEY=None)
+    assert done.code == 2 and "There is no URL for --notify-url on standard input" in done.complaint
 
 
 def test_a_wrong_key_a_weak_key_no_key_and_an_n8n_that_is_away_are_told_apart(world: World) -> None:
@@ -574,7 +664,7 @@ def test_ctrl_c_takes_away_what_a_check_made_and_what_a_killed_one_left_is_told(
     else:
         until(lambda: len(world.trials()) == 2, 30, pause=0.2)
     broken_off.send_signal(signal.SIGINT)
-    said, complaint = broken_off.communicate(timeout=60)
+    said, complaint = broken_off.communicate(timeout=120)
     assert (broken_off.returncode, said, complaint) == (130, "", "")
     assert world.trials() == [] and not [each for each in world.workflows() if each["name"] == TEMPORARY]
     if words:

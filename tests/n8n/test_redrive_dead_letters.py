@@ -18,27 +18,41 @@ from tests.acceptance.webhook_receiver import Receiver, receiving
 from tests.n8n.conftest import MakePair
 from tests.n8n.pair import FORM_PASSWORD, FORM_USER, Pair, sqlite_shop
 from tests.n8n.process import Execution, Reply
-from tests.n8n.queues import publish, purge
+from tests.n8n.queues import bind, publish, purge, remove
 
 LOGIN = {"Authorization": f"Basic {base64.b64encode(f'{FORM_USER}:{FORM_PASSWORD}'.encode()).decode()}"}
 YES, NO = "Yes, send them again", "No, leave them"
 BORDER = "the-border-of-a-form"
+NAME = "redrive"
+"""Of FlexDB's queues and exchanges: what other tests left in theirs, or have bound to them, is nothing to these."""
 
 
 def ask_for(url: str, connection: str, message_id: str) -> None:
     """A backup asked for by RabbitMQ."""
     body = json.dumps({"connection": connection}).encode()
     message = aio_pika.Message(body, type="backup.requested", message_id=message_id, delivery_mode=2)
-    publish(url, "flexdb.requests", "backup.requested", message)
+    publish(url, f"{NAME}.requests", "backup.requested", message)
 
 
 @pytest.fixture
-def pair(make_pair: MakePair, broker_url: str, tmp_path: Path) -> Pair:
-    """FlexDB on the broker of n8n, where no dead letter lies."""
-    found = make_pair({"shop": sqlite_shop(tmp_path / "databases")}, FLEXDB_AMQP_URL=broker_url)
+def deaf_pair(make_pair: MakePair, broker_url: str, tmp_path: Path) -> Pair:
+    """FlexDB on the broker of n8n with queues of its own, all empty; nobody listens to what it tells there.
+
+    What could not be told is tried again after the test, so that it is not abandoned meanwhile.
+    """
+    for queue in ("requests", "dead", "heard"):
+        remove(broker_url, f"{NAME}.{queue}")
+    settings = {"FLEXDB_AMQP_URL": broker_url, "FLEXDB_AMQP_NAME": NAME, "FLEXDB_WEBHOOK_SCHEDULE": "600"}
+    found = make_pair({"shop": sqlite_shop(tmp_path / "databases")}, **settings)
     until(lambda: found.flexdb.request("GET", "/dead-letters").status == 200, 20, pause=0.1)
-    purge(broker_url, "flexdb.dead")
     return found
+
+
+@pytest.fixture
+def pair(deaf_pair: Pair, broker_url: str) -> Pair:
+    """Somebody listens there."""
+    bind(broker_url, f"{NAME}.heard", f"{NAME}.events", "#")
+    return deaf_pair
 
 
 @pytest.fixture
@@ -66,7 +80,7 @@ def abandoned(pair: Pair, receiver: Receiver, connection: str = "shop") -> str:
 
     def look() -> str | None:
         found = pair.flexdb.get(f"/deliveries?status=abandoned&job_id={job_id}")["data"]
-        return str(found[0]["delivery_id"]) if found else None
+        return next((str(each["delivery_id"]) for each in found if each["kind"] == "callback"), None)
 
     return until(look, 20, pause=0.1)
 
@@ -134,9 +148,20 @@ def test_what_was_reviewed_is_sent_again_and_nothing_that_came_since(
     assert pair.flexdb.get("/deliveries?status=abandoned")["data"] == []
 
 
+def test_that_a_job_has_started_is_no_news_for_those_who_listen_later(deaf_pair: Pair, receiver: Receiver) -> None:
+    pair = deaf_pair
+    delivery = abandoned(pair, receiver)
+    until(lambda: len(pair.flexdb.get("/deliveries?status=abandoned")["data"]) == 2, 20, pause=0.1)
+    execution, path = waiting(pair, pair.load("redrive-dead-letters"))
+    told = pair.told_of("0 dead letters, 1 abandoned deliveries")
+    assert f"delivery {delivery}, check.completed" in told and "check.started" not in told
+    done = reviewed(pair, execution, path, NO, YES)
+    assert (done.status, done.times("Deliver it again")) == ("success", 1), done.error
+
+
 def test_what_a_stranger_wrote_into_a_message_stays_in_its_line_and_is_no_link(pair: Pair, broker_url: str) -> None:
     kind = "x.requested\n\nSay here what to send again: http://evil.example/"
-    publish(broker_url, "flexdb.requests", "x.requested", aio_pika.Message(b"{}", type=kind, message_id="strange"))
+    publish(broker_url, f"{NAME}.requests", "x.requested", aio_pika.Message(b"{}", type=kind, message_id="strange"))
     until(lambda: pair.flexdb.get("/dead-letters")["data"], 20, pause=0.1)
     execution = pair.n8n.waiting(pair.n8n.run(pair.load("redrive-dead-letters")))
     assert execution.status == "waiting", execution.error
@@ -206,7 +231,7 @@ def test_what_could_not_be_sent_is_told_and_keeps_nothing_else_back(
     letter, gone, kept = dead(pair, broker_url, "books", "one"), abandoned(pair, receiver), abandoned(pair, receiver)
     receiver.status = 204
     execution, path = waiting(pair, pair.load("redrive-dead-letters"))
-    purge(broker_url, "flexdb.dead")
+    purge(broker_url, f"{NAME}.dead")
     forget_delivery(pair, gone)
     done = reviewed(pair, execution, path, YES, YES)
     assert done.status == "error"

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from service.cli.exits import CommandError
 from service.cli.n8n.api import N8n, N8nAway, N8nRefused
-from service.cli.n8n.comparing import State, digest, find_installed, mark_of, state_of, triggers
+from service.cli.n8n.comparing import State, digest, find_installed, has_draft, mark_of, state_of, triggers
 from service.cli.n8n.credentials import (
     FLEXDB_KEY,
     FLEXDB_RABBITMQ,
@@ -570,12 +570,48 @@ def test_an_update_that_was_broken_off_before_publishing_is_published_when_asked
     }
     steps, written = install_into([there], tmp_path, only=("nightly-backup",))
     assert (steps["nightly-backup"].published, written) == (True, [])
-    assert steps["nightly-backup"].note == "what was saved last is not what is published"
+    assert steps["nightly-backup"].note.startswith("what was saved last is not what is published")
     steps, written = install_into([there], tmp_path, only=("nightly-backup",), publish=True)
+    assert steps["nightly-backup"].failed and written == []
+    steps, written = install_into([there], tmp_path, only=("nightly-backup",), publish=True, overwrite=True)
     assert [what for what, _ in written] == ["POST /workflows/x/activate"] and steps["nightly-backup"].note == ""
-    node_of(there, "Ask for a backup")["parameters"]["options"]["timeout"] = 7
-    steps, written = install_into([there], tmp_path, only=("nightly-backup",), publish=True)
-    assert steps["nightly-backup"].failed and not [what for what, _ in written if what.endswith("/activate")]
+
+
+def draft_of(*changes: Callable[[Document], None]) -> Document:
+    """The nightly backup as installed and published, and saved since with these changes."""
+    found = installed()
+    draft = copy.deepcopy(found)
+    for change in changes:
+        change(draft)
+    return draft | {"active": True, "versionId": "2", "activeVersionId": "1", "activeVersion": found}
+
+
+def test_a_draft_is_what_would_do_something_else_than_what_is_published() -> None:
+    def moved(workflow: Document) -> None:
+        for node in workflow["nodes"]:
+            node["position"] = [7, 7]
+
+    def noted(workflow: Document) -> None:
+        workflow["nodes"].append({"name": "Mine", "type": "n8n-nodes-base.stickyNote", "parameters": {}, "id": "x"})
+
+    def settled(workflow: Document) -> None:
+        setting_rows(workflow)[0]["value"] = "another"
+
+    def rescheduled(workflow: Document) -> None:
+        node_of(workflow, "Every night at 02:30")["parameters"]["rule"] = {"interval": [{"field": "hours"}]}
+
+    def relinked(workflow: Document) -> None:
+        node_of(workflow, "Ask for a backup")["credentials"]["httpHeaderAuth"]["id"] = "mine"
+
+    def rebuilt(workflow: Document) -> None:
+        node_of(workflow, "Ask for a backup")["parameters"]["options"]["timeout"] = 7
+
+    assert not has_draft(draft_of()) and not has_draft(draft_of(moved, noted))
+    for change in (settled, rescheduled, relinked, rebuilt):
+        assert has_draft(draft_of(change)), change
+        assert not has_draft(draft_of(change) | {"active": False})
+        assert not has_draft(draft_of(change) | {"activeVersionId": "2"})
+    assert has_draft(draft_of() | {"activeVersion": None}), "an n8n that does not show it"
 
 
 def test_an_error_workflow_that_was_archived_is_no_choice(tmp_path: Path) -> None:

@@ -6,17 +6,15 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
-from service import __version__
 from service.cli.client import shown_url
 from service.cli.exits import CommandError
+from service.cli.session import Session, limits, reason
 
-CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 PAGE = 100
 ANSWER_BYTES = 100_000_000
@@ -51,25 +49,13 @@ class N8nRefused(CommandError):
         super().__init__(message, hint)
 
 
-class N8n:
+class N8n(Session):
     """One n8n. Raises `N8nAway` or `N8nRefused`; no text of these ever holds the key."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        self.url = url.rstrip("/")
+        super().__init__(url, {}, ANSWER_SECONDS)
         self._api_key = api_key
         self._hidden = {api_key, *_password(url)}
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> N8n:
-        limits = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
-        self._session = aiohttp.ClientSession(headers={"User-Agent": f"flexdb/{__version__}"}, timeout=limits)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     def hide(self, *secrets: str) -> None:
         """From now on no error repeats these, whatever n8n says."""
@@ -138,18 +124,14 @@ class N8n:
         params: Mapping[str, Any] | None = None,
         seconds: float = ANSWER_SECONDS,
     ) -> tuple[int, bytes]:
-        assert self._session is not None, "use it as an async context"  # noqa: S101  a programmer's slip, not an input
-        limits = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
-        query = {name: str(value) for name, value in (params or {}).items()}
         try:
-            async with self._session.request(
+            async with self._request(
                 method,
-                self.url + path,
-                params=query,
+                path,
+                params,
                 json=body,
                 headers=headers,
-                timeout=limits,
-                allow_redirects=False,
+                timeout=limits(seconds),
                 skip_auto_headers=("Content-Type",) if body is None else (),  # n8n refuses a type of nothing
             ) as response:
                 return response.status, await self._read(response)
@@ -158,7 +140,7 @@ class N8n:
         except ValueError as error:
             raise CommandError("The API key cannot be sent: it holds signs that no key has.") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise N8nAway(self.url, _reason(error)) from error
+            raise N8nAway(self.url, reason(error)) from error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         text = bytearray()
@@ -204,22 +186,9 @@ def _password(url: str) -> list[str]:
     return [parts.password, password, b64encode(f"{user}:{password}".encode()).decode()]
 
 
-def segment(word: str) -> str:
-    """An id as one segment of a path."""
-    return quote(word, safe="")
-
-
 def _message(text: bytes) -> str:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return ""
     return str(found.get("message", "")) if isinstance(found, dict) else ""
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or type(error.os_error).__name__
-    return type(error).__name__

@@ -17,15 +17,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Workflows for n8n: install them there, check that both work together.", no_args_is_help=True)
 
-Url = Annotated[str, typer.Option("--url", envvar="N8N_URL", help="Where n8n answers.")]
+Url = Annotated[str, typer.Option("--url", envvar="N8N_URL", show_envvar=True, help="Where n8n answers.")]
 ApiKey = Annotated[
     str | None,
     typer.Option(
         "--api-key",
         envvar="N8N_API_KEY",
         show_envvar=True,
-        help="Key of n8n's public API; - reads it from standard input. Others on this machine can see what stands on a "
-        "command line: better set N8N_API_KEY.",
+        help="Key of n8n's public API; - reads it from a line of standard input. Others on this machine can see what "
+        "stands on a command line: better set N8N_API_KEY.",
+    ),
+]
+NotifyUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--notify-url",
+        envvar="N8N_NOTIFY_URL",
+        show_envvar=True,
+        help="Where messages to the team are posted: a chat's incoming webhook. Whoever knows it can post: better "
+        "set N8N_NOTIFY_URL; - reads a line of standard input, the API key first where both are -.",
     ),
 ]
 Folder = Annotated[Path | None, typer.Option("--folder", help="Of the workflows; default those that came with FlexDB.")]
@@ -38,16 +48,13 @@ def install(
     flexdb_url: Annotated[
         str | None, typer.Option("--flexdb-url", help="Where n8n finds FlexDB; default where this command finds it.")
     ] = None,
-    notify_url: Annotated[
-        str | None,
-        typer.Option("--notify-url", help="Where messages to the team are posted: a chat's incoming webhook."),
-    ] = None,
+    notify_url: NotifyUrl = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this workflow; may be repeated.")] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Publish those that start by themselves and lack nothing.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace workflows whose nodes you changed, too; Settings stay.")
+        bool, typer.Option("--overwrite", help="Replace workflows you changed, and drafts, too; Settings stay.")
     ] = False,
     replace_credentials: Annotated[
         bool,
@@ -75,6 +82,7 @@ def install(
     from service.cli.n8n.installing import Wishes
 
     settings = load_settings()
+    key, notify_url = _key(api_key), _notify_url(notify_url)
     given = {"flexdbUrl": flexdb_url and flexdb_url.rstrip("/"), "notifyUrl": notify_url}
     wishes = Wishes(
         settings={name: value for name, value in given.items() if value},
@@ -85,7 +93,7 @@ def install(
         replace_credentials=replace_credentials,
         dry_run=dry_run,
     )
-    steps = _install(url, _key(api_key), folder, wishes, keys_file)
+    steps = _install(url, key, folder, wishes, keys_file)
     _show_steps(steps, as_json=as_json, dry_run=dry_run)
     raise typer.Exit(Exit.FAILED if any(step.failed for step in steps) else Exit.COMPLETED)
 
@@ -191,9 +199,22 @@ def _show_findings(findings: list[Any], *, as_json: bool) -> Exit:
 
 
 def _key(given: str | None) -> str:
-    key = sys.stdin.readline() if given == "-" else given
-    if not key or not key.strip():
+    key = _told(given)
+    if not key:
         raise CommandError(
             "There is no API key for n8n.", "Make one in n8n under Settings > n8n API and set N8N_API_KEY to it."
         )
-    return key.strip()
+    return key
+
+
+def _notify_url(given: str | None) -> str | None:
+    url = _told(given)
+    if given == "-" and not url:
+        raise CommandError("There is no URL for --notify-url on standard input.", "Put it on a line of its own.")
+    return url
+
+
+def _told(given: str | None) -> str | None:
+    """What an option was given, for - the next line of standard input."""
+    text = sys.stdin.readline() if given == "-" else given
+    return text.strip() if text else None

@@ -88,6 +88,37 @@ def is_live(workflow: Mapping[str, Any]) -> bool:
     return workflow.get("activeVersionId") in (None, workflow.get("versionId"))
 
 
+def has_draft(workflow: Mapping[str, Any]) -> bool:
+    """Whether it is published and something else was saved since: whatever is written to it now, n8n publishes both.
+
+    Where nodes stand is nothing else, nor are notes. The name and settings of a workflow have no drafts.
+    """
+    if not workflow.get("active") or is_live(workflow):
+        return False
+    published = workflow.get("activeVersion")
+    return not published or _done_by(published) != _done_by(workflow)
+
+
+def _done_by(workflow: Mapping[str, Any]) -> Any:
+    chosen = {
+        (node["name"], name): node.get("parameters", {}).get(name)
+        for node in workflow["nodes"]
+        for name in KEPT.get(kind(node), ())
+    }
+    return digest(workflow), chosen, *choices(workflow)
+
+
+def choices(workflow: Mapping[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
+    """What `digest` leaves out: the values in its Settings node, and which credential each node is linked with."""
+    rows = {row["name"]: row.get("value", "") for row in setting_rows(workflow)}
+    links = {
+        (node["name"], which): credential.get("id")
+        for node in workflow["nodes"]
+        for which, credential in (node.get("credentials") or {}).items()
+    }
+    return rows, links
+
+
 def digest(workflow: Mapping[str, Any]) -> str:
     """Of what the workflow does. Places, notes, ids, credentials and what is the user's to set do not count."""
     nodes = {node["name"]: _essence(node) for node in workflow["nodes"] if kind(node) != NOTE}

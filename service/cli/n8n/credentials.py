@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from service.cli.client import find_token
+from service.cli.client import find_token, segment
 from service.cli.exits import CommandError
-from service.cli.n8n.api import N8n, N8nRefused, segment
+from service.cli.n8n.api import N8n, N8nRefused
 from service.home import Home
 from service.settings import Settings
 

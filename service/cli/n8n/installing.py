@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from service import __version__
+from service.cli.client import segment
 from service.cli.exits import CommandError
 from service.cli.n8n import credentials
-from service.cli.n8n.api import N8n, N8nRefused, segment
-from service.cli.n8n.comparing import State, find_installed, is_live, state_of, triggers
+from service.cli.n8n.api import N8n, N8nRefused
+from service.cli.n8n.comparing import State, find_installed, has_draft, is_live, state_of, triggers
 from service.cli.n8n.credentials import FLEXDB_RABBITMQ, MADE_UP, Key, Known, NotKnown, Values
 from service.cli.n8n.merging import Place, merged, retouched, same
 from service.cli.n8n.workflows import Workflow, placeholders
@@ -23,6 +24,10 @@ from service.cli.n8n.workflows import Workflow, placeholders
 NEW = "(new)"
 """Stands for an id that a dry run does not get."""
 OLD = "These workflows want n8n 2.8 or newer."
+DRAFT = (
+    "it has an unpublished draft, which n8n would publish with any change: publish or discard that in n8n and install "
+    "again, or --overwrite publishes the shipped one with the draft's Settings"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,8 @@ class Installer:
 
     async def _bring(self, file: str, shipped: Workflow, installed: dict[str, Any] | None) -> Step:
         action, ready = self._decide(file, shipped, installed)
+        if installed is not None and not same(ready, installed) and self._spares_draft(installed):
+            return Step("workflow", file, "not touched", str(installed["id"]), True, DRAFT, failed=True)
         note = ""
         if installed is not None and action == "kept":
             mended = "" if same(ready, installed) else "; its links and settings were mended"
@@ -178,7 +185,7 @@ class Installer:
         self._installed[shipped["id"]] = str(workflow["id"])
         if not self._wishes.dry_run:
             note += await self._tag(workflow, shipped)
-        published, why = await self._publish(workflow, ready, kept=action == "kept")
+        published, why = await self._publish(workflow, ready)
         return Step(
             "workflow",
             file,
@@ -237,15 +244,17 @@ class Installer:
             self._tags[name] = str((await self._n8n.call("POST", "/tags", {"name": name}))["id"])
         return self._tags[name]
 
-    async def _publish(self, workflow: Mapping[str, Any], ready: Workflow, *, kept: bool) -> tuple[bool, str]:
-        """Whether it is published now, and why it is not although that was asked for.
+    def _spares_draft(self, workflow: Mapping[str, Any]) -> bool:
+        """What the user saved but did not publish is not ours to publish, or to lose."""
+        return has_draft(workflow) and not self._wishes.overwrite
 
-        A draft of the user's own nodes is not ours to publish beside what is published already.
-        """
+    async def _publish(self, workflow: Mapping[str, Any], ready: Workflow) -> tuple[bool, str]:
+        """Whether it is published now, and why what was saved last is not."""
         live = bool(workflow.get("active"))
-        if is_live(workflow) or not self._wishes.publish or not triggers(ready) or (live and kept):
-            draft = live and not is_live(workflow) and not self._wishes.dry_run
-            return live, "what was saved last is not what is published" if draft else ""
+        if is_live(workflow) or not self._wishes.publish or not triggers(ready) or self._spares_draft(workflow):
+            draft = has_draft(workflow) and not (self._wishes.dry_run and self._wishes.overwrite)
+            how = ": publish it in n8n, or by --overwrite --publish"
+            return live, f"what was saved last is not what is published{how}" if draft else ""
         if why := self._hold_back(ready):
             return live, f"not published: {why}"
         if self._wishes.dry_run:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from service.cli.client import segment
 from service.cli.n8n import credentials
-from service.cli.n8n.api import N8n, N8nAway, N8nRefused, segment
+from service.cli.n8n.api import N8n, N8nAway, N8nRefused
 from service.cli.n8n.comparing import kind, starts_by_itself
 from service.cli.n8n.credentials import Key, Known
 from service.cli.n8n.workflows import Workflow
@@ -24,7 +25,8 @@ LEFT_BEHIND = timedelta(hours=2)
 """No check takes so long, unless `--run-seconds` asks for it."""
 HEADER = "X-FlexDB-Check"
 QUICK_MILLISECONDS = 500
-REMOVED_SECONDS = 30.0
+REMOVED_SECONDS = 50.0
+"""n8n looks every 15 seconds at what it has still to unpublish, and a busy one needs more than one look."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.cli.doctor.finding import Finding, fails, ok, warning
-from service.cli.n8n.comparing import State, is_live, kind, state_of, triggers
+from service.cli.n8n.comparing import State, has_draft, kind, state_of, triggers
 from service.cli.n8n.credentials import FLEXDB_KEY, FLEXDB_RABBITMQ, FLEXDB_SECRET, FORMS, INCOMING, Known, named
 from service.cli.n8n.workflows import Workflow, placeholders, settings_of
 
@@ -38,7 +38,7 @@ def look_at_workflow(
     if len(found) > 1:
         ids = ", ".join(str(each["id"]) for each in found)
         findings.append(warning(WORKFLOWS, file, f"n8n has it {len(found)} times: {ids}", "Remove all but one."))
-    if installed.get("active") and not is_live(installed):
+    if has_draft(installed):
         detail = "what was saved last is not what is published"
         findings.append(warning(WORKFLOWS, file, detail, "Publish it in n8n."))
     return findings + list(_error_workflow(file, shipped, installed, there))

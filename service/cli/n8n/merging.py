@@ -10,6 +10,7 @@ from typing import Any
 from service.cli.n8n.comparing import (
     KEPT,
     NOTE,
+    choices,
     digest,
     is_computed,
     kind,
@@ -77,6 +78,7 @@ def _keep_choices(node: dict[str, Any], there: Mapping[str, Any]) -> None:
             node["parameters"][name] = there["parameters"][name]
     if "webhookId" in node and there.get("webhookId"):
         node["webhookId"] = there["webhookId"]
+    node["position"] = there.get("position", node["position"])
 
 
 def _link(node: dict[str, Any], there: Mapping[str, Any] | None, known: Known) -> None:
@@ -129,14 +131,8 @@ def same(ready: Mapping[str, Any], installed: Mapping[str, Any]) -> bool:
 
 
 def _compared(workflow: Mapping[str, Any], asked: Mapping[str, Any]) -> Any:
-    rows = {row["name"]: row.get("value", "") for row in setting_rows(workflow)}
-    links = {
-        (node["name"], which): credential.get("id")
-        for node in workflow["nodes"]
-        for which, credential in (node.get("credentials") or {}).items()
-    }
     settings = {name: (workflow.get("settings") or {}).get(name) for name in {*asked, "errorWorkflow"}}
-    return digest(workflow), rows, links, settings, marked_node(workflow).get("notes")
+    return digest(workflow), choices(workflow), settings, marked_node(workflow).get("notes")
 
 
 def retouched(

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from service.cli.client import segment
 from service.cli.doctor.finding import Finding, fails, ok, warning
-from service.cli.n8n.api import N8n, N8nAway, N8nRefused, segment
+from service.cli.n8n.api import N8n, N8nAway, N8nRefused
 from service.cli.n8n.comparing import kind
 from service.cli.n8n.lending import Lent, lent, why_it_failed
 from service.cli.n8n.round_trip import left_over
