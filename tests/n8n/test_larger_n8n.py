@@ -16,6 +16,7 @@ from tests.n8n.gate import gate
 from tests.n8n.hard_databases import damage, locked
 from tests.n8n.pair import INCOMING_KEY, Pair, make_credentials, sqlite_shop
 from tests.n8n.process import Reply, RunningN8n
+from tests.n8n.test_cli_n8n import WELL, World
 from tests.redis_server import own_redis
 from tests.servers import new_database
 from tools.n8n_install import Installed
@@ -173,6 +174,11 @@ def test_a_pipeline_is_not_told_proven_when_the_worker_dies(large: Large) -> Non
             until(lambda: answers, PATIENCE, pause=0.2)
     assert answers[0].status == 500, answers[0].body
     assert [run.status for run in large.n8n.executions(workflow)] == ["error"]
+
+
+def test_the_command_line_reads_what_the_webhook_did_not_answer(large: Large, tmp_path: Path) -> None:
+    found = World(large.n8n, large.flexdb, tmp_path, large.inbox).check().found("round trip")
+    assert [found[name].partition(":")[0] for name in WELL] == ["ok"] * len(WELL), found
 
 
 def test_who_waits_for_a_call_back_is_answered_too_early(large: Large) -> None:

@@ -24,6 +24,8 @@ TEMPORARY_KEY: Key = ("httpHeaderAuth", TEMPORARY)
 LEFT_BEHIND = timedelta(hours=2)
 """No check takes so long, unless `--run-seconds` asks for it."""
 HEADER = "X-FlexDB-Check"
+ENDED = frozenset({"success", "error", "canceled", "crashed"})
+LOOK_SECONDS = 0.5
 QUICK_MILLISECONDS = 500
 REMOVED_SECONDS = 50.0
 """n8n looks every 15 seconds at what it has still to unpublish, and a busy one needs more than one look."""
@@ -47,6 +49,16 @@ class Lent:
         params = {"workflowId": self.id, "includeData": "true", "limit": 1}
         found = (await self.n8n.call("GET", "/executions", params=params))["data"]
         return found[0] if found else None
+
+    async def ended(self, seconds: float) -> dict[str, Any] | None:
+        """Its newest execution once it has ended; as it stands when the time is up, None when it did not start."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            execution = await self.execution()
+            if (execution is not None and execution.get("status") in ENDED) or loop.time() > end:
+                return execution
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from service.settings import Settings
 AREA = "round trip"
 FILE = "check-the-pair"
 TRIGGER = "When asked to check"
+ANSWERING = "Answer what was found"
 ANSWER_SECONDS = 60.0
 """Beside the wait for the callback: tries to reach FlexDB, and the look at the job."""
 SECONDS_IN_HOUR = 3600
@@ -57,18 +58,35 @@ def left_over(names: list[str]) -> list[Finding]:
 
 async def _answered(trial: Lent, settings: Settings, flexdb_url: str, seconds: float) -> list[Finding]:
     status, body = await trial.call(seconds + ANSWER_SECONDS)
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or "flexdb_reached" not in answer:
-        execution = await trial.execution()
+    answer = _read(body)
+    execution = None
+    if answer is None:  # with a queue n8n answers nothing, and at once, when the workflow begins to wait
+        execution = await (trial.execution() if body else trial.ended(seconds + ANSWER_SECONDS))
+        answer = _kept(execution or {})
+    if answer is None:
         why = why_it_failed(execution) if execution else f"its webhook answered {status}"
         return [fails(AREA, "workflow", f"the workflow did not end: {why}", "Look at the credentials it names.")]
     findings = told(answer, flexdb_url)
     if answer.get("job_id") and not answer.get("callback_arrived"):
         findings += await _delivery(settings, str(answer["job_id"]))
     return findings
+
+
+def _read(body: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) and "flexdb_reached" in answer else None
+
+
+def _kept(execution: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the workflow answered, as n8n keeps it of the execution."""
+    found = (execution.get("data") or {}).get("resultData") or {}
+    for run in (found.get("runData") or {}).get(ANSWERING, ()):
+        for item in (run.get("data") or {}).get("main", [[]])[0] or ():
+            return dict(item["json"])
+    return None
 
 
 def told(answer: Mapping[str, Any], flexdb_url: str) -> list[Finding]:

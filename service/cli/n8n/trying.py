@@ -11,14 +11,12 @@ from service.cli.client import segment
 from service.cli.doctor.finding import Finding, fails, ok, warning
 from service.cli.n8n.api import N8n, N8nAway, N8nRefused
 from service.cli.n8n.comparing import kind
-from service.cli.n8n.lending import Lent, lent, why_it_failed
+from service.cli.n8n.lending import ENDED, LOOK_SECONDS, Lent, lent, why_it_failed
 from service.cli.n8n.round_trip import left_over
 
 AREA = "run"
 SAFE = frozenset({"check", "inspection", "preflight", "backup", "verification"})
 """What writes to no database: the same operations that FlexDB takes by a signature alone."""
-ENDED = frozenset({"success", "error", "canceled", "crashed"})
-LOOK_SECONDS = 0.5
 HOOK = re.compile(r"flexdbUrl\s*\}\}/hooks/([a-z]+)$")
 TOLD = re.compile(r"^=?\{\{[^{}]*notifyUrl\s*\}\}$")
 
