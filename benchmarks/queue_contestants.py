@@ -18,7 +18,7 @@ from benchmarks.peers.trial import Trial
 from benchmarks.processes import REPLICA, ROOT, BenchmarkError, free_port, settings_of
 from benchmarks.queue_broker import fill, make_queues, remove
 from service.amqp import topology
-from service.amqp.topology import Names
+from service.amqp.names import Names
 
 CONCURRENCY = 64
 

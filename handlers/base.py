@@ -24,7 +24,7 @@ Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
 class Request(BaseModel):
     """Fields every operation takes. Unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # most services need few of them
 
     callback_url: str | None = Field(
         default=None, max_length=8192, description="Receives the terminal event, byte for byte this URL."
@@ -43,7 +43,7 @@ class Request(BaseModel):
 class Result(BaseModel):
     """What a completed event carries, flat in its `data`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 @dataclass(frozen=True, slots=True)

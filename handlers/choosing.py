@@ -18,8 +18,8 @@ Whole = Annotated[
     bool | None,
     Field(
         strict=True,
-        description="`true`: only backups of the whole database; `false`: only parts of it; left out: whole ones and dumps "
-        "of which nobody knows it, a part only where nothing else matches.",
+        description="`true`: only backups of the whole database; `false`: only parts of it; left out: whole ones and "
+        "dumps of which nobody knows it, a part only where nothing else matches.",
     ),
 ]
 

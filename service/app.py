@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
@@ -28,10 +28,7 @@ from handlers.base import Handler
 from handlers.registry import build_calculator, build_handlers
 from service import __version__, logs
 from service.access import Access, InvalidSource
-from service.amqp.consumer import Consumer
-from service.amqp.dead_letters import DeadLetters
-from service.amqp.relay import Relay
-from service.amqp.topology import Names, address_of
+from service.amqp.names import Names, address_of
 from service.catalogue import LedgerCatalogue, StorageSweep
 from service.connections import NamedConnections, NamedStores
 from service.endings import Backoff
@@ -42,9 +39,8 @@ from service.http import routes
 from service.http.keys import Parts
 from service.hub import Hub
 from service.intake import Intake
-from service.ledger.postgres_address import places
 from service.ledger.records import Change, LedgerInUse, LedgerUnavailable, Rules
-from service.ledger.registry import is_shared, ledger_file, make_ledger
+from service.ledger.registry import is_shared, ledger_file, ledger_places, make_ledger
 from service.outbox import Outbox
 from service.outgoing import OutgoingPolicy
 from service.scheduler import Scheduler
@@ -53,6 +49,11 @@ from service.supplies import RecordServices
 from service.verdicts import Pace
 from service.webhooks_out import WebhookSender
 from service.worker import Worker, WorkerRules
+
+if TYPE_CHECKING:  # with their driver they are imported where RabbitMQ is configured
+    from service.amqp.consumer import Consumer
+    from service.amqp.dead_letters import DeadLetters
+    from service.amqp.relay import Relay
 
 log = structlog.get_logger(__name__)
 
@@ -131,7 +132,7 @@ class Service:
             scratch=self.settings.scratch,
             protected=(self.home.folder,) if ledger is None else (self.home.folder, ledger),
             exempt=(self.home.demo_folder,),
-            ledgers=tuple(places(self.ledger_url)) if self.ledger_url and ledger is None else (),
+            ledgers=ledger_places(self.ledger_url),
         )
 
     def _stores(self) -> NamedStores:
@@ -216,6 +217,10 @@ class Service:
         self.dead_letters: DeadLetters | None = None
         if self.amqp_url is None:
             return
+        from service.amqp.consumer import Consumer
+        from service.amqp.dead_letters import DeadLetters
+        from service.amqp.relay import Relay
+
         self.dead_letters = DeadLetters(self.amqp_url, self.names)
         if self._plays("intake"):
             self.consumer = Consumer(

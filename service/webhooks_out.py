@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import aiohttp
-import jwt
 import structlog
 
 from service.ledger.records import Delivery, Verdict
@@ -51,6 +50,8 @@ def flexdb_signature(secret: str, body: bytes) -> str:
 
 def bearer(secret: str, event_id: str, body: bytes, now: float) -> str:
     """An HS256 JWT for one attempt, valid five minutes, bound to the body by its SHA-256."""
+    import jwt  # with its cryptography it is dear, and most services send no bearer
+
     issued = int(now)
     claims = {
         "iss": "flexdb",
@@ -81,6 +82,8 @@ class WebhookSender:
     ) -> None:
         if jwt_secret is not None and len(jwt_secret.encode()) < 32:
             raise ValueError("the JWT secret must have 32 bytes or more")
+        if jwt_secret is not None:
+            bearer(jwt_secret, "", b"", 0)  # what cannot sign must show at start, and what is imported for it then
         sign(secrets, "", 0, b"")  # a bad secret must show at start, not in every delivery
         self._policy = policy
         self._secrets = tuple(secrets)

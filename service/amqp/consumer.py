@@ -17,8 +17,8 @@ from service.access import Access, NotAuthenticated
 from service.amqp.channels import ChannelGone
 from service.amqp.line import HELD_TOO_LONG, Line
 from service.amqp.messages import Message, Received, read
+from service.amqp.names import Names
 from service.amqp.rejections import Rejection, Rejections
-from service.amqp.topology import Names
 from service.intake import Intake, Refused
 from service.ledger.records import Accepted, LedgerUnavailable
 

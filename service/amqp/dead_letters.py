@@ -7,7 +7,6 @@ import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -21,14 +20,12 @@ from pamqp.exceptions import PAMQPException
 from service.amqp import topology
 from service.amqp.channels import ChannelGone, within
 from service.amqp.letters import DeadLetter, read_letter, sent_again
+from service.amqp.names import Names
 from service.amqp.publisher import describe
-from service.amqp.topology import Names
+from service.amqp.redrives import DEFAULT_LIMIT, LARGEST_LIMIT, AMQPUnavailable, Left, Listing, Redrive, Wanted
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_LIMIT = 100
-LARGEST_LIMIT = 1000
-"""Letters that one redrive sends at most."""
 MOST_LOOKED_AT = 10_000
 LOOK_SECONDS = 30.0
 """What one call reads at most, to find those it is asked for."""
@@ -36,52 +33,6 @@ ANSWER_SECONDS = 10.0
 """Limit of one answer of the broker."""
 BROKEN = (AMQPError, ChannelInvalidStateError, PAMQPException, OSError)
 """What aio-pika raises when the broker is away, hangs up or does not admit us; `TimeoutError` is an `OSError`."""
-
-
-class AMQPUnavailable(Exception):
-    """RabbitMQ cannot be used now; the text says why, without the URL."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Letters, oldest first, and whether there are more than these."""
-
-    letters: tuple[DeadLetter, ...]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which letters to redrive: those of these ids, those of this reason, or all."""
-
-    ids: frozenset[str] = frozenset()
-    reason: str | None = None
-    everything: bool = False
-
-    def takes(self, letter: DeadLetter) -> bool:
-        return self.everything or letter.id in self.ids or (self.reason is not None and letter.reason == self.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """A letter that stays, and why."""
-
-    letter: DeadLetter
-    why: str
-
-
-@dataclass(slots=True)
-class Redrive:
-    """What came of a redrive, or what would."""
-
-    applied: bool
-    letters: list[DeadLetter] = field(default_factory=list)
-    """Sent again; without `applied` those that would be."""
-    left: list[Left] = field(default_factory=list)
-    not_found: list[str] = field(default_factory=list)
-    """Ids asked for that no letter has."""
-    more: bool = False
-    """There are letters this call did not look at: its limit was reached, or the broker went away."""
 
 
 class DeadLetters:

@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-
-from aiormq.abc import DeliveredMessage
-from pamqp.commands import Basic
+from typing import TYPE_CHECKING, Any
 
 from service.jobs import iso
+
+if TYPE_CHECKING:  # the doors show letters also where no RabbitMQ is configured, and its driver not imported
+    from aiormq.abc import DeliveredMessage
+    from pamqp.commands import Basic
 
 OURS = "x-flexdb-"
 BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")

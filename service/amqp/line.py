@@ -16,7 +16,8 @@ from aiormq.abc import DeliveredMessage
 
 from service.amqp.acks import Acks
 from service.amqp.channels import ChannelGone, within
-from service.amqp.topology import Names, connect, declare
+from service.amqp.names import Names
+from service.amqp.topology import connect, declare
 
 log = structlog.get_logger(__name__)
 

@@ -17,8 +17,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, AMQPChannelError, DeliveryError, PublishError
 
 from service.amqp import topology
+from service.amqp.names import Names
 from service.amqp.outcomes import ANSWERED, CONFIRMED, LOST, UNROUTABLE, Answer, Outcome
-from service.amqp.topology import Names
 from service.ledger.destinations import reply_parts
 from service.ledger.records import Delivery
 

@@ -18,7 +18,8 @@ from pamqp.commands import Basic
 
 from service.access import NotAuthenticated
 from service.amqp.channels import within
-from service.amqp.topology import Names, connect, declare
+from service.amqp.names import Names
+from service.amqp.topology import connect, declare
 from service.intake import Refused
 from service.jobs import iso
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
+from service.amqp.names import Names
 from service.amqp.outcomes import ANSWERED, UNROUTABLE, Outcome, follows, is_passing_news, spread
 from service.amqp.publisher import BrokerAway, Publisher
-from service.amqp.topology import Names
 from service.ledger.base import Ledger
 from service.ledger.records import Change, Delivery, LedgerUnavailable, Verdict
 

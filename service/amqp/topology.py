@@ -1,10 +1,9 @@
-"""Exchanges and queues in RabbitMQ: their names, and how they come to be."""
+"""Exchanges and queues in RabbitMQ: how they come to be."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aio_pika
@@ -14,6 +13,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, Chann
 from yarl import URL
 
 from service.amqp.channels import within
+from service.amqp.names import Names
 
 log = structlog.get_logger(__name__)
 
@@ -37,37 +37,6 @@ REFUSALS = (ChannelPreconditionFailed, ChannelAccessRefused)
 """It exists with other arguments, an argument is not known, or declaring is not allowed; the channel is closed."""
 
 Arguments = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What one service's exchanges and queues are called."""
-
-    requests: str
-    """Topic exchange, and the quorum queue bound to it."""
-    events: str
-    """Topic exchange; routing key is the event's type."""
-    dead: str
-    """Topic exchange, and the quorum queue bound to it."""
-
-    @classmethod
-    def of(cls, name: str) -> Names:
-        return cls(requests=f"{name}.requests", events=f"{name}.events", dead=f"{name}.dead")
-
-
-def address_of(url: str) -> str:
-    """Host, port and vhost of a URL, for people. Raises `ValueError`, whose text says what to write."""
-    try:
-        address = URL(url)
-        usable = address.scheme in ("amqp", "amqps") and bool(address.host)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(
-            "FLEXDB_AMQP_URL must be amqp://USER:PASSWORD@HOST:PORT/VHOST; "
-            "percent-encode what is special in user, password and vhost (/ is %2F)."
-        )
-    return f"{address.host}:{address.port or (5671 if address.scheme == 'amqps' else 5672)}{address.path}"
 
 
 async def connect(url: str, name: str) -> AbstractConnection:

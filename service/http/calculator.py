@@ -76,7 +76,7 @@ Method = Literal["POSTGRES", "MONGO", "SQLITE", "MYSQL"]
 class Options(BaseModel):
     """How to calculate, and which connections keep it; in the body or in the query."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cache: bool = Field(default=True, description="Whether a result that was worked out before will do.")
     history: tuple[ConnectionName, ...] | None = Field(default=None, description="Connections that keep it.")
@@ -101,7 +101,7 @@ class OperateBody(Options):
 class PushBody(BaseModel):
     """PUT /calculator/stack/arguments."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     arguments: Arguments
     stack: StackName = DEFAULT_STACK
@@ -110,7 +110,7 @@ class PushBody(BaseModel):
 class StackQuery(BaseModel):
     """Which stack."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     stack: StackName = DEFAULT_STACK
 

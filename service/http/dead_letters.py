@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, ValidationError
 
 from handlers.base import Fault
-from service.amqp.dead_letters import DEFAULT_LIMIT, LARGEST_LIMIT, DeadLetters, Redrive, Wanted
 from service.amqp.letters import DeadLetter
+from service.amqp.redrives import DEFAULT_LIMIT, LARGEST_LIMIT, Redrive, Wanted
 from service.bodies import parse
 from service.http.bodies import read, unpacked
 from service.http.keys import PARTS
 from service.http.paging import wished_limit
 from service.intake import Refused, faults_of
+
+if TYPE_CHECKING:
+    from service.amqp.dead_letters import DeadLetters  # imported where RabbitMQ is configured
 
 LetterId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 BODY = ("body", "body_encoding")

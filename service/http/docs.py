@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from aiohttp import web
@@ -12,8 +14,26 @@ from aiohttp import web
 from service import __version__
 from service.http.problems import all_codes
 
-OPENAPI = web.AppKey("openapi", dict[str, Any])
-ASYNCAPI = web.AppKey("asyncapi", dict[str, Any])
+Make = Callable[[], dict[str, Any]]
+
+
+class Documents:
+    """Each is made when it is first asked for: that is work for a tenth of a second, and few services are asked."""
+
+    def __init__(self, make_openapi: Make, make_asyncapi: Make) -> None:
+        self._make_openapi = make_openapi
+        self._make_asyncapi = make_asyncapi
+
+    @cached_property
+    def openapi(self) -> dict[str, Any]:
+        return self._make_openapi()
+
+    @cached_property
+    def asyncapi(self) -> dict[str, Any]:
+        return self._make_asyncapi()
+
+
+DOCUMENTS = web.AppKey("documents", Documents)
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2563eb; }
@@ -30,18 +50,25 @@ nav a { margin-right: 1rem; } .wide { overflow-x: auto; }
 
 async def openapi(request: web.Request) -> web.Response:
     """GET /openapi.json."""
-    return web.json_response(request.app[OPENAPI])
+    return web.json_response(await _openapi(request))
 
 
 async def asyncapi(request: web.Request) -> web.Response:
     """GET /asyncapi.json."""
-    return web.json_response(request.app[ASYNCAPI])
+    documents = request.app[DOCUMENTS]
+    return web.json_response(await asyncio.to_thread(lambda: documents.asyncapi))
 
 
 async def page(request: web.Request) -> web.Response:
     """GET /docs: made from the OpenAPI document, nothing fetched from elsewhere."""
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    return web.Response(text=render(request.app[OPENAPI]), content_type="text/html", charset="utf-8", headers=headers)
+    text = render(await _openapi(request))
+    return web.Response(text=text, content_type="text/html", charset="utf-8", headers=headers)
+
+
+async def _openapi(request: web.Request) -> dict[str, Any]:
+    documents = request.app[DOCUMENTS]
+    return await asyncio.to_thread(lambda: documents.openapi)  # the first time other requests need not wait for it
 
 
 def render(document: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -14,7 +15,6 @@ from engines.registry import EngineRegistry
 from handlers.calculation.calculator import Calculator
 from handlers.collections.repository import Repository
 from service.access import Access
-from service.amqp.dead_letters import DeadLetters
 from service.collections import NamedCollections
 from service.connections import NamedConnections, NamedStores
 from service.hub import Hub
@@ -22,6 +22,9 @@ from service.intake import Intake
 from service.ledger.base import Ledger
 from service.outgoing import OutgoingPolicy
 from service.tables import OpenTables
+
+if TYPE_CHECKING:
+    from service.amqp.dead_letters import DeadLetters  # imported where RabbitMQ is configured
 
 MOST_EXPORTS = 4
 """At once in one process; each holds a connection to its database. Others wait."""

@@ -25,7 +25,7 @@ from handlers.base import Fault
 from handlers.collections.preconditions import PreconditionFailed
 from handlers.collections.reading import RecordInvalid
 from service.access import NotAuthenticated
-from service.amqp.dead_letters import AMQPUnavailable
+from service.amqp.redrives import AMQPUnavailable
 from service.intake import Refused
 from service.ledger.records import InvalidCursor, LedgerUnavailable
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -25,7 +26,6 @@ from service.http import (
     subscriptions,
 )
 from service.http.keys import PARTS, Parts
-from service.http.openapi import asyncapi_document, document
 from service.http.problems import problems
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -237,6 +237,18 @@ def _with_token(handle: Handle) -> Handle:
     return checked
 
 
+def _openapi() -> dict[str, Any]:
+    from service.http.openapi import document
+
+    return document(ROUTES, handler_classes())
+
+
+def _asyncapi() -> dict[str, Any]:
+    from service.http.openapi import asyncapi_document
+
+    return asyncapi_document(handler_classes())
+
+
 def make_app(parts: Parts) -> web.Application:
     """The application with every route."""
     app = web.Application(
@@ -248,8 +260,7 @@ def make_app(parts: Parts) -> web.Application:
     app[incoming.UPLOADS] = incoming.Uploads()
     app[calculator.THREADS] = calculator.threads(parts.calculations)
     app.on_cleanup.append(calculator.end_threads)
-    app[docs.OPENAPI] = document(ROUTES, handler_classes())
-    app[docs.ASYNCAPI] = asyncapi_document(handler_classes())
+    app[docs.DOCUMENTS] = docs.Documents(_openapi, _asyncapi)
     for route in ROUTES:
         handle = _with_token(route.handle) if route.access == "token" else route.handle
         expect = incoming.hold_back if route.holds_back else None

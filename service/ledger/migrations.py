@@ -11,10 +11,12 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
-
-import psycopg2.extensions
+from typing import TYPE_CHECKING
 
 from service.ledger.records import LedgerUnavailable
+
+if TYPE_CHECKING:  # an SQLite ledger does without
+    import psycopg2.extensions
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,7 @@ from urllib.parse import quote
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
-SCHEMES = ("postgresql://", "postgres://")
-
-
-class InvalidLedgerURL(ValueError):
-    """No ledger can be kept there; the text holds no secret and says what to do."""
+from service.ledger.records import InvalidLedgerURL
 
 
 def parameters(url: str) -> dict[str, str]:

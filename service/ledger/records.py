@@ -25,6 +25,10 @@ class LedgerInUse(Exception):
     """Another process holds this SQLite ledger."""
 
 
+class InvalidLedgerURL(ValueError):
+    """No ledger can be kept there; the text holds no secret and says what to do."""
+
+
 # ---------------------------------------------------------------- intake
 
 

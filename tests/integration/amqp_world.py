@@ -14,7 +14,7 @@ import aio_pika
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from service.amqp.consumer import Consumer
-from service.amqp.topology import Names
+from service.amqp.names import Names
 from service.ledger.base import Ledger
 from service.ledger.records import Acceptance, Submission
 from tests.integration.doors import Doors

@@ -19,8 +19,9 @@ from pamqp.commands import Basic
 from yarl import URL
 
 from service.amqp.dead_letters import DeadLetters
+from service.amqp.names import Names
 from service.amqp.rejections import Rejection, Rejections
-from service.amqp.topology import Names, connect, declare
+from service.amqp.topology import connect, declare
 from service.http.keys import PARTS
 from service.http.routes import make_app
 from tests.integration.real_service import Running

@@ -12,7 +12,7 @@ import aio_pika
 import pytest
 import structlog
 
-from service.amqp.topology import Names
+from service.amqp.names import Names
 from service.jobs import Status
 from service.ledger.base import Ledger
 from service.ledger.destinations import reply_url

@@ -17,8 +17,9 @@ import pytest
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 
-from service.amqp.dead_letters import AMQPUnavailable, DeadLetters, Redrive, Wanted
-from service.amqp.topology import Names
+from service.amqp.dead_letters import DeadLetters
+from service.amqp.names import Names
+from service.amqp.redrives import AMQPUnavailable, Redrive, Wanted
 from tests.integration.dead_letter_world import (
     BACKUP,
     Broker,

@@ -17,7 +17,8 @@ from pamqp.commands import Basic
 
 from service.amqp.consumer import Consumer
 from service.amqp.line import HELD_TOO_LONG, Line
-from service.amqp.topology import Names, declare
+from service.amqp.names import Names
+from service.amqp.topology import declare
 from service.ledger.base import Ledger
 from service.ledger.records import Acceptance, LedgerUnavailable, Submission
 from tests.integration.amqp_world import CONTENT, World, open_world

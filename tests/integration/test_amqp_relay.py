@@ -18,8 +18,8 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aiohttp import web
 
 from service.amqp import topology
+from service.amqp.names import Names
 from service.amqp.relay import Relay
-from service.amqp.topology import Names
 from service.jobs import Status
 from service.ledger.base import Ledger
 from service.ledger.destinations import reply_url

@@ -11,7 +11,8 @@ import structlog
 from aio_pika.abc import AbstractConnection, AbstractQueue, ExchangeType
 
 from service.amqp import topology
-from service.amqp.topology import Names, connect, declare
+from service.amqp.names import Names
+from service.amqp.topology import connect, declare
 from tests.spine import until
 
 

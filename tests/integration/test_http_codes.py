@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.amqp.dead_letters import DeadLetters
-from service.amqp.topology import Names
+from service.amqp.names import Names
 from service.http.problems import CODES
 from service.jobs import Status
 from tests.integration.dead_letter_world import some_broker, with_dead_letters

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from moto.server import ThreadedMotoServer
 
 from engines.errors import StorageFull
 from engines.storage.local import LocalStore, LocalWriter
@@ -281,6 +280,8 @@ async def test_a_store_without_room_is_507_and_nothing_stays(
 
 @pytest.fixture
 def bucket() -> Iterator[S3Bucket]:
+    from moto.server import ThreadedMotoServer  # takes a second of the processor
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from service.cli.client import shown_url
 from service.cli.doctor.finding import Finding, fails, ok, warning
-from service.ledger.postgres_address import InvalidLedgerURL
+from service.ledger.records import InvalidLedgerURL
 from service.ledger.registry import ledger_file
 from service.settings import Settings, unknown_variables
 

@@ -7,11 +7,11 @@ import asyncio
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 
 from service.amqp.channels import ChannelGone, within
-from service.amqp.topology import Names, address_of, connect
+from service.amqp.names import Names, address_of
+from service.amqp.topology import connect
 from service.cli.doctor.finding import Finding, fails, ok, warning
-from service.ledger.postgres_address import InvalidLedgerURL
 from service.ledger.postgres_look import Look, look
-from service.ledger.records import LedgerUnavailable
+from service.ledger.records import InvalidLedgerURL, LedgerUnavailable
 from service.ledger.registry import is_shared
 from service.settings import Settings
 
