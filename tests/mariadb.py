@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import pymysql
 
 from engines.command import TETHER
+from tests.memory_folders import data_folder
 from tests.servers import ServerMissingError
 
 VARIABLE = "FLEXDB_TEST_MYSQL_URL"
@@ -34,6 +35,7 @@ def with_database(url: str, database: str) -> str:
 def connected(url: str, database: str | None = None, **options: Any) -> Any:
     """A driver's connection in autocommit, on no database unless one is named; the caller closes it."""
     parts = urlsplit(url)
+    options.setdefault("ssl_disabled", "ssl" not in options)  # else every connection reads all of the system's CAs
     return pymysql.connect(
         host=parts.hostname or "127.0.0.1",
         port=parts.port or 3306,
@@ -102,8 +104,9 @@ def own_mariadb(*settings: str, under: Path | None = None) -> Iterator[str]:
     if server is None or install is None:
         raise ServerMissingError("mariadbd is not installed")
     home = Path(tempfile.mkdtemp(prefix="flexdb-mariadb-", dir=under))
+    kept = ExitStack()
     try:
-        data = home / "data"
+        data = home / "data" if under else kept.enter_context(data_folder(home))
         user = ("--user=root",) if os.geteuid() == 0 else ()
         arguments = ("--no-defaults", f"--datadir={data}", *user)
         made = subprocess.run(
@@ -111,7 +114,7 @@ def own_mariadb(*settings: str, under: Path | None = None) -> Iterator[str]:
             capture_output=True,
             text=True,
             timeout=120,
-            env={**os.environ, "TMPDIR": str(home)},  # else its start deletes the temporary tables of every server in /tmp
+            env={**os.environ, "TMPDIR": str(home)},  # else its start deletes every server's temporary tables in /tmp
         )
         if made.returncode:
             raise ServerMissingError(f"mariadb-install-db failed: {made.stderr[-500:] or made.stdout[-500:]}")
@@ -130,6 +133,7 @@ def own_mariadb(*settings: str, under: Path | None = None) -> Iterator[str]:
             _wait_until_ready(url, home)
             yield url
     finally:
+        kept.close()
         shutil.rmtree(home, ignore_errors=True)  # the server may still be writing its last words
 
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from engines.command import TETHER
+from tests.memory_folders import data_folder
 from tests.servers import ServerMissingError
 
 MONGODB_VARIABLE = "FLEXDB_TEST_MONGODB_URL"
@@ -103,7 +104,8 @@ def own_mongod() -> Iterator[str]:
 def _started(command: list[str], option: str, storage: Path | None) -> Iterator[subprocess.Popen[bytes]]:
     """Under the same guard that client tools run under: its whole process group ends with us."""
     home = Path(tempfile.mkdtemp(prefix="flexdb-mongodb-"))
-    data = storage or home / "data"
+    kept = ExitStack()
+    data = storage or kept.enter_context(data_folder(home))
     data.mkdir(exist_ok=True)
     held_by_guard, held_by_us = os.pipe()
     with (home / "server.log").open("wb") as log:
@@ -125,6 +127,7 @@ def _started(command: list[str], option: str, storage: Path | None) -> Iterator[
             os.killpg(guard.pid, signal.SIGKILL)
         os.close(held_by_us)
         guard.wait(timeout=10)
+        kept.close()
         shutil.rmtree(home, ignore_errors=True)  # the server may still be writing its last words
 
 

@@ -24,6 +24,7 @@ import psycopg2
 import pytest
 
 from engines.command import TETHER
+from tests.memory_folders import data_folder
 
 POSTGRES_VARIABLE = "FLEXDB_TEST_POSTGRES_URL"
 USUAL_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -228,13 +229,14 @@ def restartable_postgres(installed: Path | None) -> Iterator[OwnPostgres]:
     try:
         programs = _prepared(home, installed)
         password = secrets.token_urlsafe(12)
-        _make_cluster(home, programs, password)
-        server = OwnPostgres(home, programs, password)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+        with data_folder(home):
+            _make_cluster(home, programs, password)
+            server = OwnPostgres(home, programs, password)
+            try:
+                server.start()
+                yield server
+            finally:
+                server.stop()
     finally:
         shutil.rmtree(home, ignore_errors=True)  # the server may still be writing its last words
 
@@ -268,6 +270,7 @@ def _tied_server(home: Path, programs: Programs, port: int) -> Iterator[None]:
         "port": port,
         "unix_socket_directories": home,
         "fsync": "off",
+        "max_wal_size": "256MB",  # the data may be in memory
         "dynamic_shared_memory_type": "mmap",
     }
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

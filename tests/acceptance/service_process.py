@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "acceptance-token-9f1c7a52"
 WEBHOOK_SECRET = "whsec_YWNjZXB0YW5jZS10ZXN0cy1zaWduaW5nLWtleS0zMmI="
 READY_SECONDS = 30.0
+LOOK_SECONDS = (0.01, 0.1)
 STOP_SECONDS = 40.0
 QUICK: Mapping[str, str] = {
     "FLEXDB_LEASE_SECONDS": "6",
@@ -38,15 +39,21 @@ QUICK: Mapping[str, str] = {
 """Short waits, so that tests need not wait long; nothing that changes what is promised."""
 
 
-def until(look: Callable[[], T | None], seconds: float = 30.0, pause: float = 0.01) -> T:
-    """What `look` answers as soon as that is true; fails after `seconds`."""
+def until(look: Callable[[], T | None], seconds: float = 30.0, pause: float | None = None) -> T:
+    """What `look` answers as soon as that is true; fails after `seconds`.
+
+    Looks every `pause`; unless told so, less and less often, for looking takes the processor from what is awaited.
+    """
     end = time.monotonic() + seconds
+    wait = LOOK_SECONDS[0] if pause is None else pause
     while True:
         found = look()
         if found:
             return found
         assert time.monotonic() < end, f"not within {seconds:g} s: {getattr(look, '__qualname__', look)}"
-        time.sleep(pause)
+        time.sleep(wait)
+        if pause is None:
+            wait = min(wait * 1.5, LOOK_SECONDS[1])
 
 
 def free_port() -> int:
@@ -316,7 +323,7 @@ class RunningService:
             job = self.job(job_id)
             return job if job["ended_at"] is not None else None
 
-        return until(look, seconds, pause=0.03)
+        return until(look, seconds)
 
     def running(self, job_id: str, seconds: float = 20.0) -> None:
         """Returns when the job runs."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -116,10 +117,18 @@ class SQLCase(EngineCase):
     """What databases that speak SQL have in common."""
 
     blob = "blob"
+    place = "%s"
 
-    @abstractmethod
     def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
         """One statement, committed; once per row with `%s` for each value when there are any."""
+        with self.cursor(target) as cursor:
+            self.execute(cursor, statement, *rows)
+
+    def execute(self, cursor: Any, statement: str, *rows: tuple[Any, ...]) -> None:
+        if not rows:
+            cursor.execute(statement)
+        for row in rows:
+            cursor.execute(statement.replace("%s", self.place), row)
 
     @abstractmethod
     @contextmanager
@@ -128,20 +137,20 @@ class SQLCase(EngineCase):
 
     def fill(self, target: Target) -> None:
         odd = self.quoted('odd "name" ü')
-        self.run(target, "CREATE TABLE customers (id integer PRIMARY KEY, name text NOT NULL)")
-        self.run(
-            target,
-            "CREATE TABLE orders (id integer PRIMARY KEY, customer integer REFERENCES customers (id), cents integer)",
-        )
-        self.run(target, "CREATE INDEX orders_by_customer ON orders (customer)")
-        self.run(target, "CREATE VIEW dear_orders AS SELECT * FROM orders WHERE cents > 5000")
-        self.run(target, f"CREATE TABLE noise (id integer PRIMARY KEY, data {self.blob})")
-        self.run(target, f"CREATE TABLE {odd} (id integer PRIMARY KEY, {self.quoted('select')} text)")
-        self.run(target, "INSERT INTO customers VALUES (%s, %s)", *((n, f"name {n}") for n in range(8)))
-        self.run(target, "INSERT INTO orders VALUES (%s, %s, %s)", *((n, n % 8, n * 100) for n in range(100)))
-        noise = random.Random(1)  # the same in every run
-        self.run(target, "INSERT INTO noise VALUES (%s, %s)", *((n, noise.randbytes(5000)) for n in range(60)))
-        self.run(target, f"INSERT INTO {odd} VALUES (%s, %s)", *((n, "x") for n in range(3)))
+        with self.cursor(target) as cursor:  # one session for all: a test fills several databases
+            run = partial(self.execute, cursor)
+            run("CREATE TABLE customers (id integer PRIMARY KEY, name text NOT NULL)")
+            columns = "id integer PRIMARY KEY, customer integer REFERENCES customers (id), cents integer"
+            run(f"CREATE TABLE orders ({columns})")
+            run("CREATE INDEX orders_by_customer ON orders (customer)")
+            run("CREATE VIEW dear_orders AS SELECT * FROM orders WHERE cents > 5000")
+            run(f"CREATE TABLE noise (id integer PRIMARY KEY, data {self.blob})")
+            run(f"CREATE TABLE {odd} (id integer PRIMARY KEY, {self.quoted('select')} text)")
+            run("INSERT INTO customers VALUES (%s, %s)", *((n, f"name {n}") for n in range(8)))
+            run("INSERT INTO orders VALUES (%s, %s, %s)", *((n, n % 8, n * 100) for n in range(100)))
+            noise = random.Random(1)  # the same in every run
+            run("INSERT INTO noise VALUES (%s, %s)", *((n, noise.randbytes(5000)) for n in range(60)))
+            run(f"INSERT INTO {odd} VALUES (%s, %s)", *((n, "x") for n in range(3)))
 
     def quoted(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
@@ -170,6 +179,7 @@ _INSERTS = {"customers": "INSERT INTO customers VALUES (%s, 'later')"}
 
 class SQLiteCase(SQLCase):
     kind = "sqlite"
+    place = "?"
     takes_include = True
 
     def __init__(self, folder: Path, journal: str = "wal", busy_seconds: float = 0.5) -> None:
@@ -187,13 +197,6 @@ class SQLiteCase(SQLCase):
         with self._open(target, "rwc") as connection:
             connection.execute(f"PRAGMA journal_mode = {self._journal}")
         return target
-
-    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
-        with self._open(target, "rw") as connection, connection:
-            if rows:
-                connection.executemany(statement.replace("%s", "?"), rows)
-            else:
-                connection.execute(statement)
 
     def rows(self, target: Target) -> dict[str, int]:
         with self._open(target, "ro") as connection:
@@ -245,11 +248,6 @@ class PostgresCase(SQLCase):
         with self._maintenance() as cursor:
             cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(target.database)))
         return target
-
-    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
-        with self.cursor(target) as cursor:
-            for row in rows or (None,):
-                cursor.execute(statement, row)
 
     def rows(self, target: Target) -> dict[str, int]:
         with self.cursor(target) as cursor:
@@ -319,11 +317,6 @@ class MySQLCase(SQLCase):
 
     def quoted(self, name: str) -> str:
         return "`" + name.replace("`", "``") + "`"
-
-    def run(self, target: Target, statement: str, *rows: tuple[Any, ...]) -> None:
-        with self.cursor(target) as cursor:
-            for row in rows or (None,):
-                cursor.execute(statement, row)
 
     def drop_index(self, target: Target) -> None:
         """Its foreign key goes with it: it needs an index."""

@@ -11,7 +11,7 @@ from service.ledger.base import Ledger
 from service.ledger.postgres import PostgresLedger
 from service.ledger.records import Rules
 from service.ledger.sqlite import SQLiteLedger
-from tests.conftest import FreshDatabase
+from tests.conftest import LentLedger
 from tests.contracts.ledger_suite import LedgerSuite
 from tests.contracts.ledger_world import FakeClock, OpenLedger
 
@@ -47,8 +47,8 @@ class PostgresLedgers(LedgerSuite):
         return True
 
     @pytest.fixture
-    def open_ledger(self, server: str, fresh_database: FreshDatabase) -> OpenLedger:
-        url = fresh_database(server)
+    def open_ledger(self, server: str, lent_ledger: LentLedger) -> OpenLedger:
+        url = lent_ledger(server)
 
         async def opened(clock: FakeClock, rules: Rules) -> Ledger:
             ledger = PostgresLedger(url, rules, clock)

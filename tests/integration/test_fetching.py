@@ -204,11 +204,10 @@ async def test_a_damaged_packing_is_told_after_another_try(
         await using(lambda session: list(session.blocks(source.url())), tries=1)
 
 
-@pytest.mark.parametrize(
-    "packed", [gzip.compress(b"\0" * 30_000_000, mtime=0), zstd.compress(b"\0" * 30_000_000)], ids=["gzip", "zstd"]
-)
-async def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(source: Source, packed: bytes) -> None:
-    source.answer = body(packed, Content_Encoding="zstd" if packed[:1] == b"\x28" else "gzip")
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+async def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(source: Source, how: str) -> None:
+    zeros = b"\0" * 30_000_000
+    source.answer = body(gzip.compress(zeros) if how == "gzip" else zstd.compress(zeros), Content_Encoding=how)
     error = await failing(source.url(), largest=1_000_000)
     assert "larger than 1,000,000 bytes" in error.message
     assert len(source.asked) == 1

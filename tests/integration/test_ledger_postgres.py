@@ -6,7 +6,7 @@ import asyncio
 import json
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from service.jobs import Job, Status, new_id
 from service.ledger.base import Ledger
 from service.ledger.migrations import known
 from service.ledger.postgres import PostgresLedger
-from service.ledger.postgres_address import InvalidLedgerURL, shown
-from service.ledger.postgres_session import PAYLOAD, Refusal, changes_of, payloads
+from service.ledger.postgres_address import shown
+from service.ledger.postgres_session import PAYLOAD, PostgresSession, Refusal, changes_of, payloads
 from service.ledger.queries import sql
 from service.ledger.records import (
     Accepted,
@@ -29,21 +29,24 @@ from service.ledger.records import (
     CancelOutcome,
     Change,
     DeliveryStatus,
+    InvalidLedgerURL,
     LedgerUnavailable,
     Rules,
     Submission,
     Verdict,
 )
 from service.ledger.registry import ledger_file
-from tests.conftest import FreshDatabase
+from tests.conftest import FreshDatabase, LentLedger
 from tests.contracts.ledger_world import submission
+from tests.servers import new_database
 
 Open = Callable[..., Awaitable[PostgresLedger]]
 
 
 @pytest.fixture
-def url(postgres15_url: str, fresh_database: FreshDatabase) -> str:
-    return fresh_database(postgres15_url)
+def url(postgres15_url: str, lent_ledger: LentLedger) -> str:
+    """A ledger's database as the migrations leave it."""
+    return lent_ledger(postgres15_url)
 
 
 @pytest.fixture
@@ -83,12 +86,19 @@ async def accept(ledger: Ledger, one: Submission) -> Accepted:
 # ---------------------------------------------------------------- starting together
 
 
-async def test_ten_that_start_on_an_empty_database_migrate_it_once(url: str, opened: Open) -> None:
-    ledgers = await asyncio.gather(*(opened() for _ in range(10)))
-    await asyncio.gather(*(accept(ledger, submission()) for ledger in ledgers))
-    numbers = [number for (number,) in ask(url, "SELECT number FROM schema_migrations ORDER BY number")]
-    assert numbers == [migration.number for migration in known("postgres")]
-    assert sum((await ledgers[0].counts()).values()) == 10
+async def test_ten_that_start_on_an_empty_database_migrate_it_once(
+    postgres15_url: str, fresh_database: FreshDatabase
+) -> None:
+    url = fresh_database(postgres15_url)
+    async with AsyncExitStack() as stack:
+        ledgers = [PostgresLedger(url, Rules()) for _ in range(10)]
+        for ledger in ledgers:
+            stack.push_async_callback(ledger.close)
+        await asyncio.gather(*(ledger.open() for ledger in ledgers))
+        await asyncio.gather(*(accept(ledger, submission()) for ledger in ledgers))
+        numbers = [number for (number,) in ask(url, "SELECT number FROM schema_migrations ORDER BY number")]
+        assert numbers == [migration.number for migration in known("postgres")]
+        assert sum((await ledgers[0].counts()).values()) == 10
 
 
 async def test_a_ledger_of_a_later_version_is_refused(url: str, opened: Open) -> None:
@@ -285,8 +295,15 @@ async def test_a_process_stopped_inside_a_transaction_does_not_keep_its_locks(ur
 # ---------------------------------------------------------------- hints
 
 
-async def test_what_one_commits_the_others_hear_of(opened: Open) -> None:
+LISTENERS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name = 'flexdb ledger listener' AND query LIKE 'LISTEN%' AND state = 'idle'"
+)
+
+
+async def test_what_one_commits_the_others_hear_of(url: str, opened: Open) -> None:
     teller, hearer = await opened(), await opened()
+    await until(lambda: len(ask(url, LISTENERS)) == 2)
     heard: list[Change] = []
     hearer.watch(heard.append)
     accepted = await accept(teller, submission(callback_url="http://a/1"))
@@ -304,8 +321,9 @@ async def test_what_one_commits_the_others_hear_of(opened: Open) -> None:
     await until(lambda: wanted <= set(heard))
 
 
-async def test_nobody_hears_its_own_hints_twice(opened: Open) -> None:
+async def test_nobody_hears_its_own_hints_twice(url: str, opened: Open) -> None:
     ledger, other = await opened(), await opened()
+    await until(lambda: len(ask(url, LISTENERS)) == 2)
     heard: list[Change] = []
     ledger.watch(heard.append)
     own = await accept(ledger, submission())
@@ -320,9 +338,8 @@ async def test_a_listener_whose_connection_is_killed_hears_again(url: str, opene
     teller, hearer = await opened(), await opened()
     heard: list[Change] = []
     hearer.watch(heard.append)
-    ours = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'flexdb ledger listener'"
-    await until(lambda: len(ask(url, f"SELECT pid {ours}")) == 2)
-    ask(url, f"SELECT pg_terminate_backend(pid) {ours}")
+    await until(lambda: len(ask(url, LISTENERS)) == 2)
+    ask(url, f"SELECT pg_terminate_backend(pid) FROM ({LISTENERS}) AS listeners")
     async with asyncio.timeout(15):
         while Change("job", "there") not in heard:
             await teller._write(lambda tx: tx.tell("job", "there"))
@@ -516,7 +533,25 @@ FILLED = """
 """
 
 
-@pytest.mark.parametrize("analyzed", ["before the queue grew", "while it was long"])
+@pytest.fixture(scope="module", params=["before the queue grew", "while it was long"])
+def grown(request: pytest.FixtureRequest, postgres15_url: str) -> Iterator[PostgresSession]:
+    """A ledger whose queue grew long, statistics taken when the parameter says, and never again."""
+    with new_database(postgres15_url) as url:
+        asyncio.run(_made(url))
+        session = PostgresLedger(url, Rules())._session("test")
+        cursor = session._cursor
+        cursor.execute("ALTER TABLE jobs SET (autovacuum_enabled = false)")
+        cursor.execute(FILLED, ("", "succeeded", 2, 1, 20_000))
+        if request.param == "before the queue grew":
+            cursor.execute("ANALYZE jobs")
+        cursor.execute(FILLED, ("", "queued", None, 20_001, 30_000))
+        cursor.execute(FILLED, ("xbusy", "queued", None, 30_001, 32_000))
+        if request.param == "while it was long":
+            cursor.execute("ANALYZE jobs")
+        yield session
+        session.close()
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -533,20 +568,7 @@ FILLED = """
         "joinable_job",
     ],
 )
-async def test_no_query_walks_through_all_jobs_whenever_statistics_were_taken(
-    url: str, opened: Open, name: str, analyzed: str
-) -> None:
-    ledger = await opened()
-    session = ledger._session("test")
-    cursor = session._cursor
-    cursor.execute(FILLED, ("", "succeeded", 2, 1, 20_000))
-    cursor.execute("ALTER TABLE jobs SET (autovacuum_enabled = false)")
-    if analyzed == "before the queue grew":
-        cursor.execute("ANALYZE jobs")
-    cursor.execute(FILLED, ("", "queued", None, 20_001, 30_000))
-    cursor.execute(FILLED, ("xbusy", "queued", None, 30_001, 32_000))
-    if analyzed == "while it was long":
-        cursor.execute("ANALYZE jobs")
+def test_no_query_walks_through_all_jobs_whenever_statistics_were_taken(grown: PostgresSession, name: str) -> None:
     given = {
         "now": 1e12,
         "limit": 16,
@@ -560,10 +582,14 @@ async def test_no_query_walks_through_all_jobs_whenever_statistics_were_taken(
         "mode": "exclusive",
         "join_digest": "d20005",
     }
-    cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + getattr(sql, name).postgres, given)
-    ((plan,),) = cursor.fetchall()
+    cursor = grown._cursor
+    cursor.execute("BEGIN")
+    try:
+        cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + getattr(sql, name).postgres, given)
+        ((plan,),) = cursor.fetchall()
+    finally:
+        cursor.execute("ROLLBACK")  # what it changed, the next query must not find
     walked = _rows_walked(plan[0]["Plan"])
-    session.close()
     assert walked < 200, f"{name} looks at {walked} rows: {json.dumps(plan)[:3000]}"
 
 
@@ -599,7 +625,8 @@ def test_an_address_that_cannot_be_used_is_refused_without_a_part_of_its_passwor
 
 async def test_of_several_hosts_the_one_that_takes_writes_is_used(url: str) -> None:
     parts = urlsplit(url)
-    several = f"postgresql://{parts.username}@127.0.0.1:1,127.0.0.1:{parts.port}{parts.path}"
+    who = parts.netloc.rpartition("@")[0]
+    several = f"postgresql://{who}@127.0.0.1:1,127.0.0.1:{parts.port}{parts.path}"
     ledger = PostgresLedger(several + "?target_session_attrs=read-write", Rules())
     await ledger.open()
     await ledger.ping()

@@ -24,7 +24,7 @@ from service.ledger.records import Acceptance, Rules, Schedule, ScheduleStep, Su
 from service.ledger.sqlite import SQLiteLedger
 from service.scheduler import Scheduler
 from service.ticks import next_tick
-from tests.conftest import FreshDatabase
+from tests.conftest import LentLedger
 from tests.contracts.ledger_world import FakeClock, submission
 from tests.spine import Trouble, ended, holds, until
 
@@ -106,8 +106,8 @@ def make_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> OpenLedger:
     """Every call sees the same store: with PostgreSQL as another process would, with SQLite nobody else can."""
     if request.param == "sqlite":
         return lambda clock, rules: SQLiteLedger(tmp_path / "ledger.sqlite", rules, clock)
-    fresh_database: FreshDatabase = request.getfixturevalue("fresh_database")
-    url = fresh_database(request.getfixturevalue("postgres15_url"))
+    lent_ledger: LentLedger = request.getfixturevalue("lent_ledger")
+    url = lent_ledger(request.getfixturevalue("postgres15_url"))
     return lambda clock, rules: PostgresLedger(url, rules, clock)
 
 

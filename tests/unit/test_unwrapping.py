@@ -28,15 +28,16 @@ def whole(source: Unwrapped, size: int = 1 << 20) -> bytes:
     return b"".join(iter(lambda: source.read(size), b""))
 
 
+GZIPPED = gzip.compress(PLAIN)
 WRAPPED = {
     "plain": PLAIN,
     "empty": b"",
-    "gzip": gzip.compress(PLAIN),
+    "gzip": GZIPPED,
     "gzip of several members": gzip.compress(PLAIN[:1000]) + gzip.compress(b"") + gzip.compress(PLAIN[1000:]),
-    "gzip filled up with zeros": gzip.compress(PLAIN) + bytes(300_000),
+    "gzip filled up with zeros": GZIPPED + bytes(300_000),
     "zstd": zstd.compress(PLAIN),
     "zstd of several frames": zstd.compress(PLAIN[:7]) + zstd.compress(PLAIN[7:]),
-    "zstd around gzip": zstd.compress(gzip.compress(PLAIN)),
+    "zstd around gzip": zstd.compress(GZIPPED),
 }
 
 
@@ -54,7 +55,7 @@ def test_what_is_read_is_the_plain_file_however_it_is_wrapped(how: str, size: in
 
 
 def test_the_head_is_seen_before_and_read_again() -> None:
-    source = opened(gzip.compress(PLAIN))
+    source = opened(GZIPPED)
     assert source.head(65536) == PLAIN[:65536]
     assert source.head(10) == PLAIN[:10]
     assert whole(source, 1000) == PLAIN
@@ -67,12 +68,12 @@ def test_a_third_wrapping_is_left_on() -> None:
 
 
 BROKEN = {
-    "gzip cut in the data": (gzip.compress(PLAIN)[:-5000], "cut short"),
-    "gzip cut in the trailer": (gzip.compress(PLAIN)[:-1], "cut short"),
-    "gzip cut in its header": (gzip.compress(PLAIN)[:6], "cut short"),
-    "second member cut": (gzip.compress(PLAIN) + gzip.compress(PLAIN)[:-3], "cut short"),
-    "second member of one byte": (gzip.compress(PLAIN) + b"\x1f", "followed by other data"),
-    "followed by something else": (gzip.compress(PLAIN) + b"rubbish", "followed by other data"),
+    "gzip cut in the data": (GZIPPED[:-5000], "cut short"),
+    "gzip cut in the trailer": (GZIPPED[:-1], "cut short"),
+    "gzip cut in its header": (GZIPPED[:6], "cut short"),
+    "second member cut": (GZIPPED + GZIPPED[:-3], "cut short"),
+    "second member of one byte": (GZIPPED + b"\x1f", "followed by other data"),
+    "followed by something else": (GZIPPED + b"rubbish", "followed by other data"),
     "zstd cut": (zstd.compress(PLAIN)[:-1], "cut short"),
     "zstd followed by something else": (zstd.compress(PLAIN) + b"rubbish", "corrupt"),
 }
@@ -118,7 +119,7 @@ def test_what_unpacks_to_a_thousand_times_its_size_is_read_in_bounded_memory(kin
 
 
 def test_the_file_is_hashed_and_counted_as_it_came(tmp_path: Path) -> None:
-    packed = gzip.compress(PLAIN) + bytes(500)
+    packed = GZIPPED + bytes(500)
     came = AsItCame(io.BytesIO(packed), "shop.sql.gz", len(packed), Run("job", 1, tmp_path))
     try:
         assert whole(unwrapped(came, "shop.sql.gz")) == PLAIN
