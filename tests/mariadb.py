@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import pymysql
 
 from engines.command import TETHER
-from tests.memory_folders import data_folder
+from tests.memory_folders import data_folder, roomy
 from tests.servers import ServerMissingError
 
 VARIABLE = "FLEXDB_TEST_MYSQL_URL"
@@ -71,22 +71,26 @@ def installed_mysql() -> str:
 
 @contextmanager
 def some_mysql() -> Iterator[None]:
-    """See that `installed_mysql` finds a server: where none answers, Debian's mariadbd is started.
+    """See that `installed_mysql` finds a server: Debian's mariadbd is started where none answers, and where there is
+    memory for its data.
 
     The variable is set meanwhile, so that processes of the test runner all use the one server.
     """
+    if os.environ.get(VARIABLE) or _program("mariadbd") is None or not (roomy() or _is_missing()):
+        yield  # the tests that need it say what is missing
+        return
+    with own_mariadb() as url:
+        os.environ[VARIABLE] = url
+        yield
+    del os.environ[VARIABLE]
+
+
+def _is_missing() -> bool:
     try:
         installed_mysql()
     except ServerMissingError:
-        if os.environ.get(VARIABLE) or _program("mariadbd") is None:
-            yield  # the tests that need it say what is missing
-            return
-        with own_mariadb() as url:
-            os.environ[VARIABLE] = url
-            yield
-        del os.environ[VARIABLE]
-    else:
-        yield
+        return True
+    return False
 
 
 def _program(name: str) -> str | None:

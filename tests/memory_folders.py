@@ -23,7 +23,7 @@ def data_folder(home: Path) -> Iterator[Path]:
     Making and dropping a database is thousands of small files: on a disk they cost eight times the processor time.
     """
     data = home / "data"
-    if not _roomy():
+    if not roomy():
         data.mkdir()
         yield data
         return
@@ -43,7 +43,8 @@ def data_folder(home: Path) -> Iterator[Path]:
         shutil.rmtree(kept, ignore_errors=True)
 
 
-def _roomy() -> bool:
+def roomy() -> bool:
+    """Whether data can be kept in memory on this machine."""
     try:
         free = shutil.disk_usage(MEMORY).free
         lines = Path("/proc/meminfo").read_text().splitlines()

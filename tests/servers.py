@@ -24,7 +24,7 @@ import psycopg2
 import pytest
 
 from engines.command import TETHER
-from tests.memory_folders import data_folder
+from tests.memory_folders import data_folder, roomy
 
 POSTGRES_VARIABLE = "FLEXDB_TEST_POSTGRES_URL"
 USUAL_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -99,23 +99,27 @@ def debian_postgres() -> Path | None:
 
 @contextmanager
 def some_postgres() -> Iterator[None]:
-    """See that `installed_postgres` finds a server: where none answers, Debian's programs are started by hand.
+    """See that `installed_postgres` finds a server: Debian's programs are started by hand where none answers, and where
+    there is memory for its data, for hundreds of databases on a disk take minutes.
 
     The variable is set meanwhile, so that processes of the test runner all use the one server.
     """
+    folder = None if os.environ.get(POSTGRES_VARIABLE) else debian_postgres()
+    if folder is None or not (roomy() or _is_missing()):
+        yield  # the tests that need it say what is missing
+        return
+    with own_postgres(folder) as url:
+        os.environ[POSTGRES_VARIABLE] = url
+        yield
+    del os.environ[POSTGRES_VARIABLE]
+
+
+def _is_missing() -> bool:
     try:
         installed_postgres()
     except ServerMissingError:
-        folder = debian_postgres()
-        if os.environ.get(POSTGRES_VARIABLE) or folder is None:
-            yield  # the tests that need it say what is missing
-            return
-        with own_postgres(folder) as url:
-            os.environ[POSTGRES_VARIABLE] = url
-            yield
-        del os.environ[POSTGRES_VARIABLE]
-    else:
-        yield
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

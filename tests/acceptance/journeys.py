@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import tarfile
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import bson
 from bson.json_util import loads
@@ -117,12 +118,25 @@ def restored_by_hand(scene: Scene, manifest: Mapping[str, Any], folder: Path) ->
         )
         command = command.replace(" --password ", " ")  # asks for one on the terminal, and there is none here
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, **password(world)},
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     if isinstance(world, SQLiteWorld):
         (folder / world.copy).rename(world.folder / world.copy)
     return world.contents(world.copy)
+
+
+def password(world: World) -> dict[str, str]:
+    """Where the commands of PostgreSQL and MySQL look for what they would ask on a terminal."""
+    if not isinstance(world, PostgresWorld | MySQLWorld):
+        return {}
+    given = unquote(urlsplit(world.admin_url).password or "")
+    return {"PGPASSWORD": given, "MYSQL_PWD": given} if given else {}
 
 
 def words(world: World, folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -372,7 +373,8 @@ def test_preflight_tells_every_problem_with_the_error_the_work_would_end_with(be
         if item.problem is not None
     }
     assert found == {"patterns": "target_missing", "target": "target_not_empty"}
-    gone = bench.target(shop.replace(":3306", ":1") if ":3306" in shop else shop.replace("127.0.0.1", "127.0.0.1:1"))
+    parts = urlsplit(shop)
+    gone = bench.target(parts._replace(netloc=f"{parts.username}@127.0.0.1:1").geturl())
     (problem,) = bench.engine.preflight_backup(gone, BackupOptions(), bench.run())
     assert problem.problem is not None
     assert (problem.check, problem.problem.code) == ("reachable", "target_unavailable")
