@@ -67,7 +67,7 @@ def only_execution(pair: Pair, workflow: str) -> Execution:
 def check_failure(pair: Pair, workflow: str, reply: Reply, *, status: int, code: str, node: str) -> dict[str, Any]:
     """The answer, once it is seen that the run is red at the right place and the team was told the same."""
     assert (reply.status, reply.json["proven"], reply.json["code"]) == (status, False, code)
-    told = pair.told_of("Deployment shop 1.4.2 must wait", code)
+    told = pair.told_of("Deployment shop 1.4.2 must wait", code, reply.json.get("job_id", ""))
     ended = only_execution(pair, workflow)
     assert ended.status == "error"
     assert node in ended.nodes

@@ -77,11 +77,16 @@ def waiting(pair: Pair, key: str, seconds: float = 3600) -> Execution:
     return reached(pair, pair.n8n.run(workflow), "Ask")
 
 
-def check_resumed_by_its_own(pair: Pair, execution: Execution) -> list[int | None]:
-    """What its callback was answered, try by try."""
+def check_resumed_by_its_own(pair: Pair, execution: Execution, *, while_recovering: bool = False) -> list[int | None]:
+    """What its callback was answered, try by try.
+
+    `while_recovering`: n8n 2.41 takes callbacks before it has gone through what a kill left, and calls those that run
+    in that moment crashed, whatever they have done.
+    """
     done = pair.n8n.ended(execution.id)
-    assert (done.status, done.times("Done")) == ("success", 1), done.error
-    assert done.output("Done")[0]["came"] == job_of(execution)
+    if not (while_recovering and done.status == "crashed"):
+        assert (done.status, done.times("Done")) == ("success", 1), done.error
+        assert done.output("Done")[0]["came"] == job_of(execution)
     found = settled(pair.flexdb, job_of(execution))
     assert found["status"] == "delivered"
     return answers(found)
@@ -128,7 +133,9 @@ def test_callbacks_resume_their_executions_whenever_they_come_around_a_restart(h
         gates["starting"].open()
         until(lambda: tried(holding, early))
     gates["after"].open()
-    while_away, while_starting, at_last = (check_resumed_by_its_own(holding, one) for one in (away, early, after))
+    while_away = check_resumed_by_its_own(holding, away)
+    while_starting = check_resumed_by_its_own(holding, early, while_recovering=how == "killed")
+    at_last = check_resumed_by_its_own(holding, after)
     assert while_away[0] is None and while_away[-1] == 200
     assert while_starting[0] == 404 and while_starting[-1] == 200
     assert at_last[-1] == 200
