@@ -26,6 +26,7 @@ from tests.servers import ServerMissingError
 
 MONGODB_VARIABLE = "FLEXDB_TEST_MONGODB_URL"
 SECANTUS = Path(sys.executable).with_name("secantusd-py")
+WITHOUT_EXPIRY = Path(__file__).with_name("data") / "secantusd.toml"
 READY_SECONDS = 30.0
 
 
@@ -71,7 +72,7 @@ def own_secantus(*arguments: str, storage: Path | None = None) -> Iterator[OwnMo
     if not SECANTUS.exists():
         raise ServerMissingError("the package SecantusDB is not installed")
     port = _free_port()
-    command = [str(SECANTUS), "--host", "127.0.0.1", "--port", str(port), *arguments]
+    command = [str(SECANTUS), "--host", "127.0.0.1", "--port", str(port), "--config", str(WITHOUT_EXPIRY), *arguments]
     with _started(command, "--storage-path", storage) as guard:
         url = f"mongodb://127.0.0.1:{port}/?directConnection=true"
         _wait_until_ready(url, "SecantusDB")
@@ -86,6 +87,7 @@ def own_mongod() -> Iterator[str]:
         raise ServerMissingError("there is no mongod on the PATH")
     port = _free_port()
     command = [program, "--bind_ip", "127.0.0.1", "--port", str(port), "--replSet", "flexdb"]
+    command += ["--setParameter", "ttlMonitorEnabled=false"]  # as in secantusd.toml
     with _started(command, "--dbpath", None):
         url = f"mongodb://127.0.0.1:{port}/?directConnection=true"
         _wait_until_ready(url, "mongod")

@@ -14,7 +14,7 @@ from engines.errors import TargetNotEmpty
 from engines.mongodb import catalog, stored, switching
 from engines.mongodb.address import Address
 from engines.mongodb.connection import LONG_SECONDS, Opened, opened
-from engines.mongodb.load import Loader, creation, dropping_on_failure
+from engines.mongodb.load import EXPIRY, Loader, creation, dropping_on_failure
 from engines.mongodb.metadata import Collection
 from engines.mongodb.stored import reading
 from engines.run import Run
@@ -141,17 +141,25 @@ class MongoRestore:
     def _restored(self, found: Opened, items: list[Collection] | None) -> Restored:
         wanted = None if items is None else {item.name for item in items}
         objects = tuple(item for item in count_objects(found, None) if wanted is None or item.name in wanted)
-        self.notes += self._differences(objects)
+        self.notes += self._differences(objects, found)
         return Restored(found.address.database, objects, tuple(self.notes), Tool("pymongo", pymongo.version))
 
-    def _differences(self, objects: tuple[ObjectCount, ...]) -> list[str]:
+    def _differences(self, objects: tuple[ObjectCount, ...], found: Opened) -> list[str]:
         """A note, not a failure: the archive was checked by its digests; level 3 is where a difference is damage."""
         expected = {item.name: item.rows for item in self._objects()}
         return [
-            f"{item.name} had {expected[item.name]} documents at the backup and has {item.rows} now."
+            f"{item.name} had {expected[item.name]} documents at the backup and has {item.rows} now"
+            + (f": its index {name} has the server delete documents by their age." if name else ".")
             for item in objects
             if expected.get(item.name) is not None and expected[item.name] != item.rows and item.kind == "collection"
+            for name in [_expiring(found, item.name)]
         ][:20]
+
+
+def _expiring(found: Opened, name: str) -> str | None:
+    """The index by which the server deletes documents of a collection."""
+    indexes = found.database[name].list_indexes()
+    return next((str(index["name"]) for index in indexes if EXPIRY in index), None)
 
 
 def chosen(items: Sequence[Collection], include: Sequence[str]) -> list[Collection]:

@@ -9,10 +9,12 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from tests.conftest import FreshDatabase
@@ -468,8 +470,14 @@ async def test_doctor_looks_at_the_servers_a_cluster_stands_on(
     }
     done = await flexdb("doctor", "--json")
     found = {item["name"]: item for item in done.json["findings"] if item["area"] == "servers"}
-    assert found["ledger"]["state"] == found["rabbitmq"]["state"] == "ok", found
-    assert "made at the first start" in found["ledger"]["detail"] and "PostgreSQL 15" in found["ledger"]["detail"]
+    with closing(psycopg2.connect(ledger)) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW fsync")
+        safe = cursor.fetchone() == ("on",)
+    assert found["rabbitmq"]["state"] == "ok", found
+    assert found["ledger"]["state"] == ("ok" if safe else "warning"), found
+    assert ("fsync is off" in found["ledger"]["detail"]) is not safe
+    if safe:
+        assert "made at the first start" in found["ledger"]["detail"] and "PostgreSQL 15" in found["ledger"]["detail"]
     assert "made at the first start" in found["rabbitmq"]["detail"], "looking declares nothing"
 
 
