@@ -77,7 +77,7 @@ def must_be_whole(entry: CatalogueEntry) -> None:
 
 
 def _notes(chosen: CatalogueEntry, newest: CatalogueEntry | None, wish: Wish) -> Iterator[str]:
-    if newest is not None and newest != chosen:
+    if newest is not None and newest.manifest.ended_at > chosen.manifest.ended_at:
         yield f"The newest backup, {newest.manifest.backup_id}, {extent(newest)}: not taken."
     if wish.whole is None and chosen.manifest.whole is False:
         yield f"The backup {chosen.manifest.backup_id} {extent(chosen)}: none that matches is whole."

@@ -20,7 +20,7 @@ from engines.registry import EngineRegistry
 from engines.run import Run
 from handlers.asserting import AssertionRequest
 from handlers.base import Claim, ConnectionName, Handler, Labels, Outcome, Request, Result, Verified, backup_key
-from handlers.choosing import Whole, choose
+from handlers.choosing import Choice, Whole, choose
 from handlers.ports import Catalogue, CatalogueEntry, Connections, Stores
 from handlers.proof import HIGHEST_LEVEL, Prover, shown_evidence
 
@@ -72,6 +72,8 @@ class VerificationResult(Result):
     evidence: tuple[dict[str, Any], ...]
     evidence_total: int
     backups: tuple[VerifiedBackup, ...]
+    notes: tuple[str, ...]
+    """Of how they were chosen."""
 
 
 class VerificationHandler(Handler[VerificationRequest]):
@@ -96,7 +98,8 @@ class VerificationHandler(Handler[VerificationRequest]):
         return (Claim(backup_key(request.backup_id), "shared"),) if request.backup_id else ()
 
     def run(self, request: VerificationRequest, run: Run) -> Outcome:
-        proven = [self._prove(entry, request, run) for entry in self._entries(request, run)]
+        choice = self._choose(request, run)
+        proven = [self._prove(entry, request, run) for entry in choice.entries]
         first = proven[0]
         return Outcome(
             VerificationResult(
@@ -105,18 +108,19 @@ class VerificationHandler(Handler[VerificationRequest]):
                 evidence=first.evidence,
                 evidence_total=first.evidence_total,
                 backups=tuple(proven),
+                notes=choice.notes,
             ),
             tuple(Verified(backup.backup_id, backup.level) for backup in proven),
         )
 
-    def _entries(self, request: VerificationRequest, run: Run) -> list[CatalogueEntry]:
+    def _choose(self, request: VerificationRequest, run: Run) -> Choice:
         if request.backup_id:
-            return [self._catalogue.backup(request.backup_id)]
+            return Choice([self._catalogue.backup(request.backup_id)])
         assert request.filter is not None  # noqa: S101  the model allows exactly one of both
-        entries = choose(self._catalogue, request.filter, request.filter.limit).entries
-        for entry in entries:
+        choice = choose(self._catalogue, request.filter, request.filter.limit)
+        for entry in choice.entries:
             self._catalogue.hold(entry.manifest.backup_id, run.job_id, run.token)
-        return entries
+        return choice
 
     def _prove(self, entry: CatalogueEntry, request: VerificationRequest, run: Run) -> VerifiedBackup:
         backup_id, level = entry.manifest.backup_id, request.level

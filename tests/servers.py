@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -108,10 +108,11 @@ def some_postgres() -> Iterator[None]:
     if folder is None or not (roomy() or _is_missing()):
         yield  # the tests that need it say what is missing
         return
-    with own_postgres(folder) as url:
-        os.environ[POSTGRES_VARIABLE] = url
+    with ExitStack() as server:
+        with suppress(ServerMissingError):  # then the usual one may do, or the tests say what is missing
+            os.environ[POSTGRES_VARIABLE] = server.enter_context(own_postgres(folder))
         yield
-    del os.environ[POSTGRES_VARIABLE]
+        os.environ.pop(POSTGRES_VARIABLE, None)
 
 
 def _is_missing() -> bool:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MANIFEST_NAME = "manifest.json"
 ANY_EXTENT: tuple[bool | None, ...] = (True, False, None)
 """All that `Manifest.whole` may be."""
-SIGNS_OF_A_PART = ("include", "exclude", "missing_schemas", "missing_tables")
+SIGNS_OF_A_PART = ("include", "exclude", "missing_tables")
 """Options that are set when something of the database was left out, by wish or by what a dump shows of itself."""
 
 
@@ -115,5 +115,7 @@ def _whole(options: dict[str, Any]) -> bool | None:
     if options.get("scope") == "server":
         return all(_whole(each) is True for each in options.get("databases", {}).values())
     if options.get("content", "all") != "all" or any(options.get(sign) for sign in SIGNS_OF_A_PART):
+        return False
+    if options.get("missing_schemas") and not options.get("extensions"):  # an extension may have made them
         return False
     return options.get("whole") if "adopted" in options else True

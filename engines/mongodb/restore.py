@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 import pymongo
@@ -61,7 +61,8 @@ class MongoRestore:
         """Whether the target holds just what the backup does, by names, kinds and counts."""
         there = count_objects(found, self.run) if catalog.everything(found) else ()
         wanted = catalog.chosen(self._objects(), self.options.include)
-        return bool(wanted) and _comparable(there) == _comparable(wanted)
+        going = set(_expiring(found))  # their documents may have become too old since
+        return bool(wanted) and _comparable(there, going) == _comparable(wanted, going)
 
     def _objects(self) -> tuple[ObjectCount, ...]:
         return planned(self.artefact, self.target, RestoreOptions())
@@ -141,25 +142,33 @@ class MongoRestore:
     def _restored(self, found: Opened, items: list[Collection] | None) -> Restored:
         wanted = None if items is None else {item.name for item in items}
         objects = tuple(item for item in count_objects(found, None) if wanted is None or item.name in wanted)
-        self.notes += self._differences(objects, found)
+        self.notes += self._differences(objects)
+        self.notes += [
+            f"The server deletes documents of {name!r} by their age, within a minute and as the index {index!r} says."
+            for name, index in sorted(_expiring(found).items())
+            if wanted is None or name in wanted
+        ][:20]
         return Restored(found.address.database, objects, tuple(self.notes), Tool("pymongo", pymongo.version))
 
-    def _differences(self, objects: tuple[ObjectCount, ...], found: Opened) -> list[str]:
+    def _differences(self, objects: tuple[ObjectCount, ...]) -> list[str]:
         """A note, not a failure: the archive was checked by its digests; level 3 is where a difference is damage."""
         expected = {item.name: item.rows for item in self._objects()}
         return [
-            f"{item.name} had {expected[item.name]} documents at the backup and has {item.rows} now"
-            + (f": its index {name} has the server delete documents by their age." if name else ".")
+            f"{item.name} had {expected[item.name]} documents at the backup and has {item.rows} now."
             for item in objects
             if expected.get(item.name) is not None and expected[item.name] != item.rows and item.kind == "collection"
-            for name in [_expiring(found, item.name)]
         ][:20]
 
 
-def _expiring(found: Opened, name: str) -> str | None:
-    """The index by which the server deletes documents of a collection."""
-    indexes = found.database[name].list_indexes()
-    return next((str(index["name"]) for index in indexes if EXPIRY in index), None)
+def _expiring(found: Opened) -> dict[str, str]:
+    """Collections whose documents the server deletes for their age, with the index that says when."""
+    return {
+        item.name: str(index["name"])
+        for item in catalog.listed(found)
+        if item.kind == "collection"
+        for index in found.database[item.name].list_indexes()
+        if EXPIRY in index
+    }
 
 
 def chosen(items: Sequence[Collection], include: Sequence[str]) -> list[Collection]:
@@ -169,8 +178,8 @@ def chosen(items: Sequence[Collection], include: Sequence[str]) -> list[Collecti
     return [item for item in items if item.name in kept]
 
 
-def _comparable(objects: Sequence[ObjectCount]) -> set[tuple[str, str, int | None]]:
-    return {(item.name, item.kind, item.rows) for item in objects}
+def _comparable(objects: Sequence[ObjectCount], uncounted: Set[str]) -> set[tuple[str, str, int | None]]:
+    return {(item.name, item.kind, None if item.name in uncounted else item.rows) for item in objects}
 
 
 def planned(artefact: Artefact, target: Target, options: RestoreOptions) -> tuple[ObjectCount, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -54,6 +55,8 @@ def reason(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
         number, words = error.os_error.errno, error.os_error.strerror
+        if isinstance(error.os_error, ssl.SSLError):  # whose numbers are OpenSSL's
+            return words or type(error.os_error).__name__
         # asyncio's own words for a refused connection name the address; those for an unknown name have no errno
         return os.strerror(number) if number and number > 0 else words or type(error.os_error).__name__
     return type(error).__name__

@@ -148,6 +148,18 @@ def test_what_would_fail_is_answered_409_with_the_findings_and_nothing_is_backed
     assert [job["operation"] for job in pair.flexdb.get("/jobs")["data"]] == ["preflight"]
 
 
+def test_a_preflight_that_must_wait_for_other_jobs_does_not_end_the_request(pair: Pair) -> None:
+    """The backup looks for itself before it writes anything."""
+
+    def intervene(asked: Asked) -> tuple[int, Any] | None:
+        return (202, {"status": "queued"}) if asked.is_for("POST", "/hooks/preflight") else None
+
+    with gate(pair.flexdb.port, intervene) as door:
+        pair.load(WORKFLOW, {"flexdbUrl": door.url}, publish=True)
+        reply = deploy(pair, ASKED)
+    assert (reply.status, reply.json["proven"]) == (200, True), reply.body
+
+
 def test_while_flexdb_is_away_the_answer_is_503(pair: Pair) -> None:
     workflow = pair.load(WORKFLOW, publish=True)
     pair.flexdb.kill()

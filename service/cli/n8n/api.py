@@ -137,10 +137,10 @@ class N8n(Session):
                 return response.status, await self._read(response)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise CommandError("--url is not a URL.", "Write it like http://127.0.0.1:5678.") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:  # some are ValueErrors, too
+            raise N8nAway(self.url, reason(error)) from error
         except ValueError as error:
             raise CommandError("The API key cannot be sent: it holds signs that no key has.") from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise N8nAway(self.url, reason(error)) from error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         text = bytearray()

@@ -26,7 +26,7 @@ NEW = "(new)"
 OLD = "These workflows want n8n 2.8 or newer."
 DRAFT = (
     "it has an unpublished draft, which n8n would publish with any change: publish or discard that in n8n and install "
-    "again, or --overwrite publishes the shipped one with the draft's Settings"
+    "again, or --overwrite --publish publishes the shipped one with the draft's Settings"
 )
 
 

@@ -61,7 +61,7 @@ async def _answered(trial: Lent, settings: Settings, flexdb_url: str, seconds: f
     answer = _read(body)
     execution = None
     if answer is None:  # with a queue n8n answers nothing, and at once, when the workflow begins to wait
-        execution = await (trial.execution() if body else trial.ended(seconds + ANSWER_SECONDS))
+        execution = await (trial.execution() if body or status >= 300 else trial.ended(seconds + ANSWER_SECONDS))
         answer = _kept(execution or {})
     if answer is None:
         why = why_it_failed(execution) if execution else f"its webhook answered {status}"
@@ -84,7 +84,7 @@ def _kept(execution: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the workflow answered, as n8n keeps it of the execution."""
     found = (execution.get("data") or {}).get("resultData") or {}
     for run in (found.get("runData") or {}).get(ANSWERING, ()):
-        for item in (run.get("data") or {}).get("main", [[]])[0] or ():
+        for item in ((run.get("data") or {}).get("main") or [[]])[0] or ():
             return dict(item["json"])
     return None
 

@@ -418,7 +418,7 @@ def test_a_second_attempt_finds_its_work_done(bench: Workbench) -> None:
     artefact = bench.back_up(source)
     bench.restore(artefact, target)
     done = bench.restore(artefact, target, bench.later_attempt())
-    assert done.notes == ("An earlier attempt of this job had restored it.",)
+    assert done.notes[0] == "An earlier attempt of this job had restored it."
     bench.database(target)["customers"].delete_one({"_id": 1})
     with pytest.raises(TargetNotEmpty):
         bench.restore(artefact, target, bench.later_attempt())
