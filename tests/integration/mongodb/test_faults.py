@@ -419,7 +419,7 @@ def test_a_second_attempt_finds_its_work_done(bench: Workbench) -> None:
     bench.restore(artefact, target)
     done = bench.restore(artefact, target, bench.later_attempt())
     assert done.notes[0] == "An earlier attempt of this job had restored it."
-    bench.database(target)["customers"].delete_one({"_id": 1})
+    bench.database(target)["with space"].delete_one({"_id": 1})
     with pytest.raises(TargetNotEmpty):
         bench.restore(artefact, target, bench.later_attempt())
 
