@@ -9,6 +9,7 @@ from yarl import URL
 
 from service.http.keys import PARTS
 from service.http.paging import page_response, refuse_unknown, wished_limit
+from service.http.query import flag
 from service.intake import Refused
 from service.jobs import iso
 from service.ledger.records import Delivery, DeliveryStatus
@@ -60,12 +61,13 @@ def shown(delivery: Delivery) -> dict[str, Any]:
 
 
 async def list_deliveries(request: web.Request) -> web.Response:
-    """GET /deliveries: newest first, filtered by job_id and status."""
+    """GET /deliveries: newest first, filtered by job_id, status and started."""
     query, status = request.query, request.query.get("status")
     refuse_unknown("status", status, DeliveryStatus)
     page = await request.app[PARTS].ledger.deliveries(
         job_id=query.get("job_id"),
         status=status,
+        started="started" not in query or flag(request, "started"),
         cursor=query.get("cursor") or None,
         limit=wished_limit(query),
     )

@@ -51,7 +51,11 @@ JOB_FILTERS = (
     ("operation", "Name of an operation."),
     ("connection", "Name of a connection."),
 )
-DELIVERY_FILTERS = (("job_id", "Those of one job."), ("status", "pending, delivered or abandoned."))
+DELIVERY_FILTERS = (
+    ("job_id", "Those of one job."),
+    ("status", "pending, delivered or abandoned."),
+    ("started", "false: without those that only tell that a job has started."),
+)
 BACKUP_FILTERS = (
     ("connection", "Name of a connection."),
     ("label", "NAME:VALUE; may be given several times."),

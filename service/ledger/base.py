@@ -212,9 +212,15 @@ class Ledger(ABC):
 
     @abstractmethod
     async def deliveries(
-        self, *, job_id: str | None = None, status: str | None = None, cursor: str | None = None, limit: int = 50
+        self,
+        *,
+        job_id: str | None = None,
+        status: str | None = None,
+        started: bool = True,
+        cursor: str | None = None,
+        limit: int = 50,
     ) -> Page:
-        """Newest first, bodies included, logs filled. Raises `InvalidCursor`."""
+        """Newest first, bodies included, logs filled; `started`: those of `.started`, too. Raises `InvalidCursor`."""
 
     @abstractmethod
     async def redeliver(self, delivery_id: str) -> Delivery | None:

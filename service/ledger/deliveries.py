@@ -160,12 +160,15 @@ def with_logs(session: Session, rows: Sequence[Row], taken_at: float | None = No
     return [delivery_of(row, logs[row["seq"]], taken_at=taken_at) for row in rows]
 
 
-def page(session: Session, job_id: str | None, status: str | None, cursor: str | None, limit: int) -> Page:
-    position = before("deliveries", cursor)
+def page(
+    session: Session, job_id: str | None, status: str | None, cursor: str | None, limit: int, *, started: bool
+) -> Page:
+    wanted: dict[str, Any] = {"status": status, "started": int(started)}
+    wanted |= {"before": before("deliveries", cursor), "limit": limit + 1}
     if job_id is None:
-        rows = session.all(sql.deliveries, status=status, before=position, limit=limit + 1)
+        rows = session.all(sql.deliveries, **wanted)
     else:
-        rows = session.all(sql.deliveries_of_job, job_id=job_id, status=status, before=position, limit=limit + 1)
+        rows = session.all(sql.deliveries_of_job, job_id=job_id, **wanted)
     more = len(rows) > limit
     rows = rows[:limit]
     return Page(with_logs(session, rows), encode("deliveries", [rows[-1]["seq"]]) if more else None)

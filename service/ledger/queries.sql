@@ -390,13 +390,17 @@ RETURNING seq, tries, deliveries.delivery_id
 INSERT INTO delivery_attempts (delivery_seq, number, at, http_status, error, milliseconds) VALUES (?, ?, ?, ?, ?, ?)
 
 -- name: deliveries
--- A page of deliveries, newest first.
-SELECT * FROM deliveries WHERE (:status IS NULL OR status = :status) AND seq < :before ORDER BY seq DESC LIMIT :limit
+-- A page of deliveries, newest first, those of `.started` among them or not.
+SELECT * FROM deliveries
+WHERE (:status IS NULL OR status = :status) AND seq < :before
+    AND (:started = 1 OR replace(event_type, '.started', '') = event_type)
+ORDER BY seq DESC LIMIT :limit
 
 -- name: deliveries_of_job
 -- A page of one job's deliveries, newest first.
 SELECT * FROM deliveries
 WHERE job_id = :job_id AND (:status IS NULL OR status = :status) AND seq < :before
+    AND (:started = 1 OR replace(event_type, '.started', '') = event_type)
 ORDER BY seq DESC LIMIT :limit
 
 -- name: attempts_of

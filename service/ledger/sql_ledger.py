@@ -204,10 +204,13 @@ class SQLLedger(Ledger):
         *,
         job_id: str | None = None,
         status: str | None = None,
+        started: bool = True,
         cursor: str | None = None,
         limit: int = 50,
     ) -> Page:
-        return await self._read(lambda session: deliveries.page(session, job_id, status, cursor, limit))
+        return await self._read(
+            lambda session: deliveries.page(session, job_id, status, cursor, limit, started=started)
+        )
 
     async def redeliver(self, delivery_id: str) -> Delivery | None:
         return await self._write(lambda tx: deliveries.redeliver(tx, delivery_id))

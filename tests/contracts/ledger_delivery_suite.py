@@ -157,6 +157,15 @@ class DeliverySuite:
         assert urls(await world.deliveries_of(jobs[1].job_id)) == ["http://a/1"]
         assert (await world.ledger.deliveries(status="abandoned")).items == []
 
+    async def test_deliveries_are_listed_without_the_news_that_a_job_has_started(self, world: World) -> None:
+        await world.ledger.put_subscription("all", "http://a/all", ["*"])
+        job = await world.ended()
+        for job_id in (None, job.job_id):
+            types = [one.event_type for one in (await world.ledger.deliveries(job_id=job_id)).items]
+            assert [name.rpartition(".")[2] for name in types] == ["completed", "started"]
+            page = await world.ledger.deliveries(job_id=job_id, started=False)
+            assert [one.event_type for one in page.items] == types[:1]
+
     async def test_subscriptions_are_put_replaced_and_deleted(self, world: World) -> None:
         assert await world.ledger.put_subscription("one", "http://a/1", ["backup.*"])
         world.clock.advance(10)

@@ -60,7 +60,12 @@ async def test_deliveries_are_filtered_and_paged(doors: Doors) -> None:
     assert [item["job_id"] for item in rest.json["data"]] == [first]
     assert (await doors.get("/deliveries?status=pending"))["data"] == []
     assert (await doors.get("/deliveries?job_id=nobody"))["data"] == []
-    for query, pointer in (("status=lost", "#/status"), ("cursor=x", "#/cursor"), ("limit=-1", "#/limit")):
+    for query, pointer in (
+        ("status=lost", "#/status"),
+        ("started=no", "#/started"),
+        ("cursor=x", "#/cursor"),
+        ("limit=-1", "#/limit"),
+    ):
         wrong = await doors.ask("GET", f"/deliveries?{query}")
         assert (wrong.status, wrong.pointers) == (422, [pointer])
 
