@@ -664,7 +664,7 @@ def test_ctrl_c_takes_away_what_a_check_made_and_what_a_killed_one_left_is_told(
     else:
         until(lambda: len(world.trials()) == 2, 30, pause=0.2)
     broken_off.send_signal(signal.SIGINT)
-    said, complaint = broken_off.communicate(timeout=120)
+    said, complaint = broken_off.communicate(timeout=200)
     assert (broken_off.returncode, said, complaint) == (130, "", "")
     assert world.trials() == [] and not [each for each in world.workflows() if each["name"] == TEMPORARY]
     if words:

@@ -27,7 +27,7 @@ HEADER = "X-FlexDB-Check"
 ENDED = frozenset({"success", "error", "canceled", "crashed"})
 LOOK_SECONDS = 0.5
 QUICK_MILLISECONDS = 500
-REMOVED_SECONDS = 50.0
+REMOVED_SECONDS = 120.0
 """n8n looks every 15 seconds at what it has still to unpublish, and a busy one needs more than one look."""
 
 
