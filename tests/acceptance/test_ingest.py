@@ -55,9 +55,10 @@ def test_the_customers_of_the_mock_source_come_over_the_calls_their_users_know(s
 
 
 def test_an_ingest_killed_in_its_middle_goes_on_without_loss_or_doubles(service: RunningService) -> None:
-    with customers(MANY, latency_ms=40) as url:
+    with customers(MANY, latency_ms=150) as url:
         job_id = service.send("ingest", {"collection": "customers", "source": source(url)})
-        until(lambda: total(service) >= 5 * PAGE)
+        until(lambda: (service.job(job_id)["progress"] or {}).get("done"), pause=0.01)  # the table is there
+        until(lambda: total(service) >= 5 * PAGE, pause=0.01)
         service.kill()
         service.restart()
         job = service.ended(job_id)
@@ -69,9 +70,9 @@ def test_an_ingest_killed_in_its_middle_goes_on_without_loss_or_doubles(service:
 
 
 def test_a_whole_run_killed_in_its_middle_shows_nothing_until_it_is_there(service: RunningService) -> None:
-    with customers(MANY, latency_ms=40) as url:
+    with customers(MANY, latency_ms=150) as url:
         job_id = service.send("ingest", {"collection": "customers", "source": source(url), "commit": "run"})
-        until(lambda: (service.job(job_id)["progress"] or {}).get("done", 0) > 5 * PAGE)
+        until(lambda: (service.job(job_id)["progress"] or {}).get("done", 0) > 5 * PAGE, pause=0.01)
         assert total(service) == 0
         service.kill()
         service.restart()
