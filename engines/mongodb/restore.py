@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pymongo
@@ -61,8 +61,16 @@ class MongoRestore:
         """Whether the target holds just what the backup does, by names, kinds and counts."""
         there = count_objects(found, self.run) if catalog.everything(found) else ()
         wanted = catalog.chosen(self._objects(), self.options.include)
-        going = set(_expiring(found))  # their documents may have become too old since
-        return bool(wanted) and _comparable(there, going) == _comparable(wanted, going)
+        counts, going = {(item.name, item.kind): item.rows for item in there}, _expiring(found)
+        return (
+            bool(wanted)
+            and counts.keys() == {(item.name, item.kind) for item in wanted}
+            and all(
+                counts[item.name, item.kind] == item.rows
+                or (item.name in going and (counts[item.name, item.kind] or 0) < (item.rows or 0))  # too old since
+                for item in wanted
+            )
+        )
 
     def _objects(self) -> tuple[ObjectCount, ...]:
         return planned(self.artefact, self.target, RestoreOptions())
@@ -176,10 +184,6 @@ def chosen(items: Sequence[Collection], include: Sequence[str]) -> list[Collecti
     objects = tuple(ObjectCount(name=item.name) for item in items)
     kept = {item.name for item in catalog.chosen(objects, include)}
     return [item for item in items if item.name in kept]
-
-
-def _comparable(objects: Sequence[ObjectCount], uncounted: Set[str]) -> set[tuple[str, str, int | None]]:
-    return {(item.name, item.kind, None if item.name in uncounted else item.rows) for item in objects}
 
 
 def planned(artefact: Artefact, target: Target, options: RestoreOptions) -> tuple[ObjectCount, ...]:

@@ -15,7 +15,7 @@ from bson import json_util
 from pymongo.errors import OperationFailure
 
 from engines.artefacts.reading import Artefact
-from engines.errors import ArtefactDamaged, InvalidDump, InvalidTarget, Stopped
+from engines.errors import ArtefactDamaged, InvalidDump, InvalidTarget, Stopped, TargetNotEmpty
 from engines.mongodb.archive import ArchiveWriter, Prelude
 from engines.mongodb.metadata import Collection
 from engines.run import Progress, StopReason
@@ -81,6 +81,11 @@ def test_a_restore_that_was_done_is_known_when_documents_have_become_too_old_sin
     assert note.startswith("The server deletes documents of 'customers'")
     expire(bench.client)
     assert bench.restore(artefact, target, bench.later_attempt()).notes[0].startswith("An earlier attempt of this job")
+    bench.database(target)["customers"].insert_many(
+        [{"name": f"another {number}", "big": number} for number in range(501)]
+    )
+    with pytest.raises(TargetNotEmpty):  # more than there were: somebody else's
+        bench.restore(artefact, target, bench.later_attempt())
 
 
 def expire(client: Client) -> None:
